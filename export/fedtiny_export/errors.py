@@ -1,0 +1,87 @@
+"""The one exception tree of fedtiny, with the exit code each error ends a command with.
+
+    FedtinyError        1   something read from a file, a device or a client is not usable
+      UsageError        2   the command line asks for something that does not exist
+      ToolMissingError  6   a compiler, emulator or optional package is not installed
+
+Each message names the thing, the limit and the remedy in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FedtinyError(Exception):
+    """What was read cannot be used."""
+
+    exit_code = 1
+
+
+class UsageError(FedtinyError):
+    """What was asked for does not exist."""
+
+    exit_code = 2
+
+
+class ToolMissingError(FedtinyError):
+    """A program or package that this step needs is not installed."""
+
+    exit_code = 6
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command's body; turn every expected failure into one line on stderr and an exit code."""
+    try:
+        return command()
+    except FedtinyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a fresh folder beside `target`; rename it to `target` on success, remove it on any failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        draft.chmod(0o755)
+        yield draft
+        draft.rename(target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    data = content.encode() if isinstance(content, str) else content
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
