@@ -1,0 +1,216 @@
+"""The boundary between Python and C: every record, number and status code of `.ftm` files, declared once.
+
+`header_text()` renders this module as `ft_abi.h`; a test keeps the committed header equal to it. This module
+says how bytes lie in the file (docs/formats.md says what they mean); it neither writes nor reads a model.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+MAGIC = 0x314D5446  # "FTM1", little-endian
+VERSION = 1
+NO_TENSOR = 0xFFFF
+CRC_FROM = 16  # the checksum covers every byte after itself
+GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
+
+
+class Kernel(IntEnum):
+    """What an operator needs linked into the firmware; also its bit in the header's `kernels`."""
+
+    CONV_DENSE = 0
+    CONV_BITMAP = 1
+    CONV_GAP = 2
+    ADD = 3
+    MEAN = 4
+
+
+class Status(IntEnum):
+    """What a runtime function returns: 0 and above is success, below is an error."""
+
+    OK = 0
+    DONE = 1
+    ERROR_ARGUMENT = -1
+    ERROR_TRUNCATED = -2
+    ERROR_MAGIC = -3
+    ERROR_VERSION = -4
+    ERROR_CHECKSUM = -5
+    ERROR_FORMAT = -6
+    ERROR_KERNEL = -7
+    ERROR_ARENA = -8
+
+
+STATUS_TEXT = {
+    Status.OK: "done",
+    Status.DONE: "the last operator has run",
+    Status.ERROR_ARGUMENT: "a null pointer, or memory that is not 4-byte aligned",
+    Status.ERROR_TRUNCATED: "fewer bytes than the header announces",
+    Status.ERROR_MAGIC: "not a .ftm file",
+    Status.ERROR_VERSION: "a format version this runtime does not read",
+    Status.ERROR_CHECKSUM: "the checksum does not match: a damaged file",
+    Status.ERROR_FORMAT: "a record, offset or weight stream breaks a rule of the format",
+    Status.ERROR_KERNEL: "the model needs a kernel that is not linked into this firmware",
+    Status.ERROR_ARENA: "the arena is smaller than the model needs, or not bound",
+}
+
+_CTYPES = {"B": "uint8_t", "b": "int8_t", "H": "uint16_t", "h": "int16_t", "I": "uint32_t", "i": "int32_t", "f": "float"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record: its name, its struct code, and what it means."""
+
+    name: str
+    code: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A fixed-size little-endian record whose size is a multiple of four bytes and has no hidden padding."""
+
+    name: str
+    note: str
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        position = 0
+        for field in self.fields:
+            width = struct.calcsize("<" + field.code)
+            assert position % width == 0, f"{self.name}.{field.name} is not at its natural alignment"
+            position += width
+        assert position % 4 == 0, f"{self.name} is not a whole number of words"
+
+    @property
+    def layout(self) -> str:
+        """The struct format string."""
+        return "<" + "".join(field.code for field in self.fields)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return struct.calcsize(self.layout)
+
+    def pack(self, **values: float) -> bytes:
+        """Lay the named values out as bytes; every field must be given."""
+        assert set(values) == {field.name for field in self.fields}, f"{self.name}: wrong fields"
+        return struct.pack(self.layout, *(values[field.name] for field in self.fields))
+
+    def unpack(self, data: bytes, offset: int) -> dict[str, int]:
+        """Read the record at `offset`; the caller has checked that it lies inside."""
+        numbers = struct.unpack_from(self.layout, data, offset)
+        return dict(zip((field.name for field in self.fields), numbers, strict=True))
+
+
+HEADER = Record("header", "the first bytes of the file", (
+    Field("magic", "I", "FT_MAGIC"),
+    Field("version", "H", "FT_VERSION"),
+    Field("header_bytes", "H", "size of this record"),
+    Field("total_bytes", "I", "size of the whole file"),
+    Field("crc32", "I", "CRC-32 (IEEE) of every byte after this field"),
+    Field("kernels", "I", "bit k set: some operator uses kernel k"),
+    Field("arena_bytes", "I", "RAM for tensors and scratch"),
+    Field("tensor_count", "H", ""),
+    Field("op_count", "H", ""),
+    Field("input", "H", "index of the input tensor"),
+    Field("output", "H", "index of the output tensor"),
+    Field("tensors", "I", "offset of tensor_count tensor records"),
+    Field("ops", "I", "offset of op_count op records"),
+))  # fmt: skip
+
+TENSOR = Record("tensor", "an int8 activation in the arena, rows of pixels of channels", (
+    Field("offset", "I", "first byte in the arena"),
+    Field("height", "H", ""),
+    Field("width", "H", ""),
+    Field("channels", "H", ""),
+    Field("zero_point", "h", ""),
+    Field("scale", "f", "real = scale * (int8 - zero_point); never used by kernels"),
+))  # fmt: skip
+
+OP = Record("op", "one operator; operators run in file order", (
+    Field("kernel", "B", "FT_KERNEL_*"),
+    Field("reserved", "B", "0"),
+    Field("input", "H", "tensor index"),
+    Field("input2", "H", "tensor index, or FT_NO_TENSOR"),
+    Field("output", "H", "tensor index"),
+    Field("params", "I", "offset of the kernel's parameter record"),
+    Field("scratch", "I", "first byte of the operator's scratch in the arena"),
+    Field("scratch_bytes", "I", "its size"),
+))  # fmt: skip
+
+CONV = Record("conv", "parameters of the convolutions; a fully connected layer is one over a 1x1 image", (
+    Field("kernel_height", "B", ""),
+    Field("kernel_width", "B", ""),
+    Field("stride_height", "B", ""),
+    Field("stride_width", "B", ""),
+    Field("pad_top", "B", ""),
+    Field("pad_left", "B", ""),
+    Field("pad_right", "B", ""),
+    Field("reserved", "B", "0"),
+    Field("act_min", "b", "outputs are clamped to act_min..act_max"),
+    Field("act_max", "b", ""),
+    Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
+    Field("bias", "I", "offset of int32 per output channel, input zero point folded in"),
+    Field("multiplier", "I", "offset of int32 per output channel, 0 or 2^30..2^31-1"),
+    Field("shift", "I", "offset of int8 per output channel, -31..30; left is positive"),
+    Field("weights", "I", "offset of the packed weights"),
+    Field("weight_bytes", "I", "their size, a multiple of four"),
+))  # fmt: skip
+
+ADD = Record("add", "parameters of the addition of two tensors of one shape", (
+    Field("multiplier1", "i", ""),
+    Field("multiplier2", "i", ""),
+    Field("multiplier_out", "i", ""),
+    Field("shift1", "b", "0..-31"),
+    Field("shift2", "b", "0..-31"),
+    Field("shift_out", "b", "0..-31"),
+    Field("reserved", "B", "0"),
+    Field("act_min", "b", ""),
+    Field("act_max", "b", ""),
+    Field("reserved2", "H", "0"),
+))  # fmt: skip
+
+MEAN = Record("mean", "parameters of the mean over height and width", (
+    Field("multiplier", "i", ""),
+    Field("shift", "b", "-31..30"),
+    Field("reserved", "B", "0"),
+    Field("reserved2", "H", "0"),
+))  # fmt: skip
+
+RECORDS = (HEADER, TENSOR, OP, CONV, ADD, MEAN)
+
+
+def _record_text(record: Record) -> str:
+    name = f"ft_{record.name}"
+    lines = [f"/* {record.note} */", f"typedef struct {name} {{"]
+    for field in record.fields:
+        comment = f" /* {field.note} */" if field.note else ""
+        lines.append(f"    {_CTYPES[field.code]} {field.name};{comment}")
+    lines += [f"}} {name}_t;", f"#define {name.upper()}_BYTES {record.size}u"]
+    lines.append(f"typedef char {name}_size_check[sizeof({name}_t) == {name.upper()}_BYTES ? 1 : -1];")
+    return "\n".join(lines)
+
+
+def header_text() -> str:
+    """Render `ft_abi.h`."""
+    parts = [
+        "/* Generated by fedtiny_export/abi.py: the layout of .ftm files and the status codes. Do not edit. */",
+        "#ifndef FT_ABI_H",
+        "#define FT_ABI_H",
+        "#include <stdint.h>",
+        f"#define FT_MAGIC 0x{MAGIC:08X}u",
+        f"#define FT_VERSION {VERSION}u",
+        f"#define FT_NO_TENSOR 0x{NO_TENSOR:X}u",
+        f"#define FT_CRC_FROM {CRC_FROM}u",
+        f"#define FT_GAP_SKIP {GAP_SKIP}u",
+        "typedef enum ft_status {",
+        *(f"    FT_{status.name} = {status.value}, /* {STATUS_TEXT[status]} */" for status in Status),
+        "} ft_status_t;",
+        *(f"#define FT_KERNEL_{kernel.name} {kernel.value}u" for kernel in Kernel),
+        f"#define FT_KERNEL_COUNT {len(Kernel)}u",
+        *(_record_text(record) for record in RECORDS),
+        "#endif",
+    ]
+    return "\n".join(parts) + "\n"
