@@ -1,0 +1,347 @@
+"""Board tables: one TOML file in `devices/` becomes one checked `Device`.
+
+A board is described by memory regions, not totals, because an arena has to fit one region. Nothing here
+plans or measures memory, and no number is invented: what no source gives is absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from fedtiny_export.assets import asset_root
+from fedtiny_export.errors import FedtinyError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+STATUSES = ("listed", "stub", "builds", "runs")
+KINDS = ("flash", "ram")
+CONTENTS = {"code": "flash", "model": "flash", "arena": "ram", "static": "ram", "stack": "ram"}
+
+ADDRESS_LIMIT = 1 << 32
+
+_Value = TypeVar("_Value", bound="Memory | Platformio | Emulator | Reserve")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One contiguous region, and what of a firmware goes there."""
+
+    name: str
+    kind: str
+    start: int
+    size: int
+    holds: tuple[str, ...] = ()
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        _need(bool(self.name), "name", "is empty", "name the region as its linker script does")
+        _need(self.kind in KINDS, "kind", _unknown(self.kind, KINDS), _one_of(KINDS))
+        _need(self.start >= 0, "start", f"{self.start} is negative", "write the first byte's address")
+        _need(self.size > 0, "size", f"{self.size} is not above 0", "write the size in bytes")
+        _need(self.end <= ADDRESS_LIMIT, "size", f"the region ends at {self.end:#x}", "end it in 32 bits")
+        for what in self.holds:
+            _need(what in CONTENTS, "holds", _unknown(what, CONTENTS), _one_of(CONTENTS))
+            _need(CONTENTS[what] == self.kind, "holds", f"{what} cannot be in {self.kind}", "move it")
+
+    @property
+    def end(self) -> int:
+        """The address after the last byte."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Platformio:
+    """What `platformio.ini` says for this board; the platform is pinned to one version."""
+
+    platform: str
+    board: str
+    framework: str
+
+    def __post_init__(self) -> None:
+        pinned = re.search(r"(@\d+\.\d+\.\d+|#[0-9a-f]{40}|/download/[^/]+/[^/]+)$", self.platform)
+        _need(pinned is not None, "platform", f"'{self.platform}' is not pinned", "write name@1.2.3")
+        _need(bool(self.board), "board", "is empty", "write PlatformIO's board id")
+        _need(bool(self.framework), "framework", "is empty", "write PlatformIO's framework id")
+
+
+@dataclass(frozen=True, slots=True)
+class Emulator:
+    """How firmware for this board is compiled and run on the host."""
+
+    program: str
+    machine: str
+    cpu: str
+    toolchain: str
+    cflags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _need(self.toolchain.endswith("-"), "toolchain", f"'{self.toolchain}' is no prefix", "end it in '-'")
+        for key in ("program", "machine", "cpu"):
+            _need(bool(getattr(self, key)), key, "is empty", "fill it in")
+
+    def command(self, elf: str) -> list[str]:
+        """The command line that runs an ELF file in the emulator."""
+        return [self.program, "-M", self.machine, "-cpu", self.cpu, *self.flags, "-kernel", elf]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Bytes that the SDK, its RTOS or the stack take; None where no source gives a number."""
+
+    stack_bytes: int | None = None
+    sdk_flash_bytes: int | None = None
+    sdk_ram_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            _need(value is None or value >= 0, item.name, f"{value} is negative", "write a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One board. `id` is the file name; `aliases` are other names for it, PlatformIO's first."""
+
+    id: str
+    name: str
+    cpu: str
+    clock_hz: int
+    status: str
+    sources: tuple[str, ...]
+    memory: tuple[Memory, ...]
+    aliases: tuple[str, ...] = ()
+    platformio: Platformio | None = None
+    emulator: Emulator | None = None
+    reserve: Reserve = field(default_factory=Reserve)
+
+    def __post_init__(self) -> None:
+        good_id = re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.id) is not None
+        _need(good_id, "id", f"the file name '{self.id}' is no id", "use a-z, 0-9, '-' and '_'")
+        for key in ("name", "cpu"):
+            _need(bool(getattr(self, key)), key, "is empty", "fill it in")
+        _need(self.clock_hz > 0, "clock_hz", f"{self.clock_hz} is not above 0", "write the clock in Hz")
+        _need(self.status in STATUSES, "status", _unknown(self.status, STATUSES), _one_of(STATUSES))
+        _need(len(self.sources) > 0, "sources", "is empty", "say where each number was read")
+        runs = self.status != "runs" or self.emulator is not None
+        _need(runs, "status", "'runs' needs an [emulator]", "add one, or lower the status")
+        _check_regions(self.memory)
+
+    def region_for(self, what: str) -> Memory:
+        """The region that holds `code`, `model`, `arena`, `static` or `stack`."""
+        for region in self.memory:
+            if what in region.holds:
+                return region
+        raise ValueError(f"no region of {self.id} holds {what!r}; known are {', '.join(CONTENTS)}")
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists and dicts, `id` first, for `--json`."""
+        return cast(dict[str, object], json.loads(json.dumps(dataclasses.asdict(self))))
+
+
+def load_device(name_or_alias: str) -> Device:
+    """Find a board by id or alias, whatever its case and whether written with '-' or '_'."""
+    devices = all_devices()
+    by_name = _index(devices)
+    found = by_name.get(_plain(name_or_alias))
+    if found is None:
+        names = [name for device in devices for name in (device.id, *device.aliases)]
+        close = nearest(name_or_alias.lower(), names)
+        raise UsageError(f"unknown board '{name_or_alias}'{close}; fedtiny-devices lists them")
+    return found
+
+
+def all_devices() -> list[Device]:
+    """Every board in the `devices/` folder, by id."""
+    return [load_device_file(path) for path in sorted((asset_root() / "devices").glob("*.toml"))]
+
+
+def load_device_file(path: Path) -> Device:
+    """Read one board file; every fault names the file and the key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FedtinyError(f"{path.name}: not TOML: {error}") from error
+    try:
+        return _device(path.stem, table)
+    except FedtinyError as error:
+        raise FedtinyError(f"{path.name}: {error}") from error
+
+
+def devices_command(board: str | None, as_json: bool) -> int:
+    """Print the board table, or one board, to stdout; the body of `fedtiny-devices`."""
+    found = all_devices() if board is None else [load_device(board)]
+    if as_json:
+        values = [device.to_json() for device in found]
+        print(json.dumps(values if board is None else values[0], indent=2))
+        return 0
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table(found) if board is None else detail(found[0]))
+    return 0
+
+
+def table(devices: Iterable[Device]) -> Table:
+    """One row a board: the flash for code and model, the RAM for the arena."""
+    from rich.table import Table
+
+    view = Table("board", "name", "cpu", "MHz", "flash KiB", "RAM KiB", "status", "PlatformIO", box=None)
+    for device in devices:
+        flash, ram = device.region_for("model"), device.region_for("arena")
+        board = device.platformio.board if device.platformio else "-"
+        numbers = (f"{device.clock_hz / 1e6:g}", _kib(flash.size), _kib(ram.size))
+        view.add_row(device.id, device.name, device.cpu, *numbers, device.status, board)
+    for column in view.columns[3:6]:
+        column.justify = "right"
+    return view
+
+
+def detail(device: Device) -> RenderableType:
+    """One board: its regions in bytes and KiB, what is reserved, and where the numbers come from."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(line) for line in _heading(device)]
+    parts += [Text(), _region_table(device), Text()]
+    for item in fields(device.reserve):
+        value = getattr(device.reserve, item.name)
+        parts.append(Text(f"{item.name:16} {'no source' if value is None else f'{value:,}'}"))
+    parts += [Text("\nsources")]
+    parts += [Text(f"  - {source}") for source in device.sources]
+    return Group(*parts)
+
+
+def _heading(device: Device) -> list[str]:
+    lines = [
+        f"{device.id}: {device.name}",
+        f"{device.cpu} at {device.clock_hz / 1e6:g} MHz, status {device.status}",
+    ]
+    if device.platformio:
+        pio = device.platformio
+        lines.append(f"PlatformIO: platform {pio.platform}, board {pio.board}, framework {pio.framework}")
+    if device.emulator:
+        lines.append(f"emulator: {' '.join(device.emulator.command('firmware.elf'))}")
+    return lines
+
+
+def _region_table(device: Device) -> Table:
+    from rich.table import Table
+
+    view = Table("region", "kind", "start", "bytes", "KiB", "holds", "note", box=None)
+    for region in device.memory:
+        numbers = (f"{region.start:#010x}", f"{region.size:,}", _kib(region.size))
+        view.add_row(region.name, region.kind, *numbers, ", ".join(region.holds), region.note or "")
+    for column in view.columns[3:5]:
+        column.justify = "right"
+    return view
+
+
+def _kib(size: int) -> str:
+    return f"{size / 1024:,.1f}".removesuffix(".0")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_]", "", name.lower())
+
+
+def _index(devices: Iterable[Device]) -> dict[str, Device]:
+    by_name: dict[str, Device] = {}
+    for device in devices:
+        for name in (device.id, *device.aliases):
+            other = by_name.setdefault(_plain(name), device)
+            if other is not device:
+                raise FedtinyError(f"{device.id}.toml: aliases: '{name}' also names {other.id}; remove one")
+    return by_name
+
+
+def _need(condition: bool, key: str, fault: str, remedy: str) -> None:
+    if not condition:
+        raise FedtinyError(f"{key}: {fault}; {remedy}")
+
+
+def _unknown(word: str, known: Iterable[str]) -> str:
+    return f"'{word}' is unknown{nearest(word, known)}"
+
+
+def _one_of(known: Iterable[str]) -> str:
+    return f"one of {', '.join(known)}"
+
+
+def _check_regions(memory: tuple[Memory, ...]) -> None:
+    """Regions have their own names and addresses, and each content has exactly one place."""
+    names = [region.name for region in memory]
+    for name in names:
+        _need(names.count(name) == 1, "memory", f"two regions are named '{name}'", "rename one")
+    ordered = sorted(memory, key=lambda region: region.start)
+    for low, high in itertools.pairwise(ordered):
+        fault = f"'{low.name}' ends at {low.end:#x}, after '{high.name}' starts at {high.start:#x}"
+        _need(low.end <= high.start, "memory", fault, "regions must not overlap")
+    for what, kind in CONTENTS.items():
+        count = sum(what in region.holds for region in memory)
+        _need(count == 1, "memory", f"{count} regions hold '{what}'", f"give it to one {kind} region")
+
+
+def _device(device_id: str, table: Mapping[str, Any]) -> Device:
+    known = _keys(Device) - {"id"}
+    values = _checked(Device, table, known)
+    values["memory"] = tuple(
+        _value(Memory, row, f"memory[{index}].") for index, row in enumerate(values.get("memory", ()))
+    )
+    for key, cls in (("platformio", Platformio), ("emulator", Emulator), ("reserve", Reserve)):
+        if key in values:
+            values[key] = _value(cls, values[key], f"{key}.")
+    return Device(id=device_id, **values)
+
+
+def _value(cls: type[_Value], table: Mapping[str, Any], where: str) -> _Value:
+    """Make one value of a table; a fault in it is told with the table's place in the file."""
+    try:
+        return cls(**_checked(cls, table, _keys(cls)))
+    except FedtinyError as error:
+        raise FedtinyError(f"{where}{error}") from error
+
+
+def _keys(cls: type[Any]) -> set[str]:
+    return {item.name for item in fields(cls)}
+
+
+def _checked(cls: type[Any], table: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """The keys and types of a table, against the dataclass that declares them."""
+    for key in table:
+        _need(key in known, key, f"unknown key{nearest(key, sorted(known))}", _one_of(sorted(known)))
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        if item.name in table:
+            values[item.name] = _typed(item.name, str(item.type), table[item.name])
+        elif item.name in known:
+            optional = item.default is not MISSING or item.default_factory is not MISSING
+            _need(optional, item.name, "is missing", "add it")
+    return values
+
+
+def _typed(key: str, annotation: str, value: object) -> object:
+    """Check one TOML value against a field's annotation; lists become tuples."""
+    if annotation.startswith("int"):
+        _need(type(value) is int, key, f"{value!r} is no integer", "write a whole number")
+    elif annotation.startswith("str"):
+        _need(isinstance(value, str), key, f"{value!r} is no string", "put it in quotes")
+    elif annotation.startswith("tuple"):
+        item_type, item_name = (str, "strings") if "str" in annotation else (dict, "tables")
+        good = isinstance(value, list) and all(isinstance(item, item_type) for item in value)
+        _need(good, key, f"is no list of {item_name}", f"write [[{key}]]" if item_type is dict else "write [..]")
+        return tuple(cast(list[object], value))
+    else:
+        _need(isinstance(value, dict), key, "is no table", f"write [{key}]")
+    return value
