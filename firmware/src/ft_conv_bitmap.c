@@ -1,0 +1,69 @@
+/* Convolution with one bit for every weight of the layer and one byte for every non-zero one.
+ *
+ * First the bits, flat over the layer, lowest bit first, in whole words with zeros after the end; then the
+ * values in the same order. */
+#include "ft_conv.h"
+
+/* Where the decoder stands: the next bit of the layer and the next value byte. */
+typedef struct {
+    const uint32_t *bits;
+    const uint32_t *values;
+    uint32_t value;
+} bitmap_stream_t;
+
+static uint32_t bitmap_words(uint32_t weights) { return (weights + 31u) / 32u; }
+
+static ft_status_t check(const ft_context_t *context) {
+    ft_conv_t conv;
+    uint32_t weights;
+    ft_status_t status = ft_conv_check(context, &conv, &weights);
+    if (status != FT_OK) return status;
+    uint32_t words = bitmap_words(weights), values = 0, taps = 0;
+    uint32_t per_channel = weights / context->output.channels, end = per_channel;
+    if (conv.weight_bytes < 4u * words) return FT_ERROR_FORMAT;
+    const uint32_t *bits = ft_words_at(context->model, conv.weights);
+    for (uint32_t i = 0; i < 32u * words; i++) {
+        if (!((bits[i / 32u] >> (i % 32u)) & 1u)) continue;
+        if (i >= weights) return FT_ERROR_FORMAT;
+        while (i >= end) {
+            end += per_channel;
+            taps = 0;
+        }
+        values++;
+        if (++taps > conv.max_taps) return FT_ERROR_FORMAT;
+    }
+    return values <= conv.weight_bytes - 4u * words ? FT_OK : FT_ERROR_FORMAT;
+}
+
+/* Decode one window row (`run` weights from flat position `at`), whose input starts at `offset`. */
+FT_HOT static uint32_t *decode_line(bitmap_stream_t *stream, uint32_t at, uint32_t run, uint32_t offset, uint32_t *tap) {
+    uint32_t end = at + run, shift = offset - at;
+    while (at < end) {
+        uint32_t bits = stream->bits[at / 32u] >> (at % 32u), stop = (at | 31u) + 1u;
+        if (stop > end) {
+            bits &= ((uint32_t)1 << (end - at)) - 1u;
+            stop = end;
+        }
+        for (; bits != 0u; bits >>= 1, at++) {
+            if ((bits & 1u) != 0u) *tap++ = ft_tap(at + shift, ft_byte(stream->values, stream->value++));
+        }
+        at = stop;
+    }
+    return tap;
+}
+
+static void bitmap_row(const ft_conv_row_t *row) {
+    uint32_t channels = row->context->output.channels, lines = row->conv.kernel_height, at = 0;
+    const uint32_t *bits = ft_words_at(row->context->model, row->conv.weights);
+    bitmap_stream_t stream = {bits, bits + bitmap_words(channels * lines * row->run), 0u};
+    for (uint32_t channel = 0; channel < channels; channel++) {
+        uint32_t *tap = row->taps;
+        for (uint32_t line = 0; line < lines; line++, at += row->run)
+            tap = decode_line(&stream, at, row->run, row->row[line], tap);
+        ft_conv_taps(row, channel, (uint32_t)(tap - row->taps));
+    }
+}
+
+static void run(const ft_context_t *context) { ft_conv_run(context, bitmap_row); }
+
+const ft_kernel_t ft_kernel_conv_bitmap = {check, run};

@@ -1,0 +1,66 @@
+/* What the runtime's files share. Nothing here is part of the API. */
+#ifndef FT_INTERNAL_H
+#define FT_INTERNAL_H
+
+#include "fedtiny/ft.h"
+
+/* A convolution's window has at most this many rows: one offset each is kept on the stack. */
+#define FT_MAX_KERNEL_HEIGHT 16u
+
+/* One operator, its records copied out of the model (which may allow word loads only). */
+typedef struct ft_context {
+    const ft_model_t *model;
+    ft_op_t op;
+    ft_tensor_t input, input2, output; /* input2 repeats input where the operator has one input */
+} ft_context_t;
+
+/* True if `bytes` bytes at `offset` lie inside the model and start at a word. */
+int ft_inside(const ft_model_t *model, uint32_t offset, uint32_t bytes);
+
+/* Copy a record of whole words out of the model. */
+void ft_read(const ft_model_t *model, uint32_t offset, void *record, uint32_t bytes);
+
+/* Read operator `index` and its tensors. */
+void ft_read_op(const ft_model_t *model, uint32_t index, ft_context_t *context);
+
+static inline const uint32_t *ft_words_at(const ft_model_t *model, uint32_t offset) {
+    return model->words + offset / 4u;
+}
+
+/* Byte `index` of a word-aligned stream: the one place where model bytes narrower than a word are read. */
+static inline uint8_t ft_byte(const uint32_t *words, uint32_t index) {
+#if FT_MODEL_WORDS_ONLY
+    return (uint8_t)(words[index / 4u] >> (8u * (index % 4u)));
+#else
+    return ((const uint8_t *)words)[index];
+#endif
+}
+
+static inline uint32_t ft_tensor_bytes(const ft_tensor_t *tensor) {
+    return (uint32_t)tensor->height * tensor->width * tensor->channels;
+}
+
+static inline int8_t *ft_data(const ft_context_t *context, const ft_tensor_t *tensor) {
+    return (int8_t *)context->model->arena + tensor->offset;
+}
+
+/* x * multiplier * 2^(shift-31), rounded twice as gemmlowp does: once to 32 bits, once by the right shift. */
+static inline int32_t ft_requantize(int32_t x, int32_t multiplier, int32_t shift) {
+    if (shift > 0) {
+        x = (int32_t)((uint32_t)x << shift);
+        shift = 0;
+    }
+    int32_t high = (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
+    uint32_t right = (uint32_t)-shift;
+    int32_t mask = (int32_t)(((uint32_t)1 << right) - 1u);
+    int32_t threshold = (mask >> 1) + (high < 0);
+    return (high >> right) + ((high & mask) > threshold);
+}
+
+static inline int8_t ft_clamp(int32_t value, int32_t low, int32_t high) {
+    if (value < low) value = low;
+    if (value > high) value = high;
+    return (int8_t)value;
+}
+
+#endif

@@ -1,0 +1,7 @@
+/* The table with every kernel, for hosts and tests. A generated project has one of its own, with just the
+ * kernels that its model uses. */
+#include "fedtiny/ft.h"
+
+const ft_kernel_t *const ft_kernels[FT_KERNEL_COUNT] = {
+    &ft_kernel_conv_dense, &ft_kernel_conv_bitmap, &ft_kernel_conv_gap, &ft_kernel_add, &ft_kernel_mean,
+};

@@ -1,0 +1,28 @@
+/* Mean over height and width. The sum is rescaled first and divided after, as TensorFlow Lite's kernel does. */
+#include "ft_internal.h"
+
+static ft_status_t check(const ft_context_t *context) {
+    ft_mean_t mean;
+    if (!ft_inside(context->model, context->op.params, FT_MEAN_BYTES)) return FT_ERROR_FORMAT;
+    ft_read(context->model, context->op.params, &mean, FT_MEAN_BYTES);
+    if (mean.multiplier < 0 || mean.shift < -31 || mean.shift > 30) return FT_ERROR_FORMAT;
+    if (context->output.height != 1u || context->output.width != 1u) return FT_ERROR_FORMAT;
+    return context->output.channels == context->input.channels ? FT_OK : FT_ERROR_FORMAT;
+}
+
+static void run(const ft_context_t *context) {
+    ft_mean_t mean;
+    ft_read(context->model, context->op.params, &mean, FT_MEAN_BYTES);
+    uint32_t channels = context->input.channels;
+    int32_t pixels = (int32_t)context->input.height * context->input.width;
+    for (uint32_t c = 0; c < channels; c++) {
+        const int8_t *in = ft_data(context, &context->input) + c;
+        int32_t sum = -pixels * context->input.zero_point;
+        for (int32_t i = 0; i < pixels; i++, in += channels) sum += *in;
+        sum = ft_requantize(sum, mean.multiplier, mean.shift);
+        sum = (sum > 0 ? sum + pixels / 2 : sum - pixels / 2) / pixels;
+        ft_data(context, &context->output)[c] = ft_clamp(sum + context->output.zero_point, -128, 127);
+    }
+}
+
+const ft_kernel_t ft_kernel_mean = {check, run};
