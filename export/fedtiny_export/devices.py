@@ -151,7 +151,12 @@ class Device:
 
 
 def load_device(name_or_alias: str) -> Device:
-    """Find a board by id or alias, whatever its case and whether written with '-' or '_'."""
+    """Find a board by id or alias, whatever its case and whether written with '-' or '_'.
+
+    A name that ends in `.toml` is a board file of the user's own.
+    """
+    if name_or_alias.endswith(".toml"):
+        return load_device_file(Path(name_or_alias))
     devices = all_devices()
     by_name = _index(devices)
     found = by_name.get(_plain(name_or_alias))
@@ -171,6 +176,8 @@ def load_device_file(path: Path) -> Device:
     """Read one board file; every fault names the file and the key."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: there is no such board file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FedtinyError(f"{path.name}: not TOML: {error}") from error
     try:
@@ -211,16 +218,19 @@ def table(devices: Iterable[Device]) -> Table:
 def detail(device: Device) -> RenderableType:
     """One board: its regions in bytes and KiB, what is reserved, and where the numbers come from."""
     from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(line) for line in _heading(device)]
-    parts += [Text(), _region_table(device), Text()]
+    reserve = Table("reserved", "bytes", box=None)
+    reserve.columns[1].justify = "right"
     for item in fields(device.reserve):
         value = getattr(device.reserve, item.name)
-        parts.append(Text(f"{item.name:16} {'no source' if value is None else f'{value:,}'}"))
-    parts += [Text("\nsources")]
-    parts += [Text(f"  - {source}") for source in device.sources]
-    return Group(*parts)
+        reserve.add_row(item.name, "unknown" if value is None else f"{value:,}")
+    sources = Table("", "where the numbers come from", box=None)
+    for source in device.sources:
+        sources.add_row("-", source)
+    heading = Text("\n".join(_heading(device)))
+    return Group(heading, Text(), _region_table(device), Text(), reserve, Text(), sources)
 
 
 def _heading(device: Device) -> list[str]:
@@ -241,7 +251,7 @@ def _region_table(device: Device) -> Table:
 
     view = Table("region", "kind", "start", "bytes", "KiB", "holds", "note", box=None)
     for region in device.memory:
-        numbers = (f"{region.start:#010x}", f"{region.size:,}", _kib(region.size))
+        numbers = (f"0x{region.start:08X}", f"{region.size:,}", _kib(region.size))
         view.add_row(region.name, region.kind, *numbers, ", ".join(region.holds), region.note or "")
     for column in view.columns[3:5]:
         column.justify = "right"
@@ -338,9 +348,11 @@ def _typed(key: str, annotation: str, value: object) -> object:
     elif annotation.startswith("str"):
         _need(isinstance(value, str), key, f"{value!r} is no string", "put it in quotes")
     elif annotation.startswith("tuple"):
-        item_type, item_name = (str, "strings") if "str" in annotation else (dict, "tables")
+        item_type, what, remedy = (dict, "tables", f"write [[{key}]]")
+        if "str" in annotation:
+            item_type, what, remedy = (str, "strings", 'write ["..."]')
         good = isinstance(value, list) and all(isinstance(item, item_type) for item in value)
-        _need(good, key, f"is no list of {item_name}", f"write [[{key}]]" if item_type is dict else "write [..]")
+        _need(good, key, f"is no list of {what}", remedy)
         return tuple(cast(list[object], value))
     else:
         _need(isinstance(value, dict), key, "is no table", f"write [{key}]")
