@@ -348,11 +348,10 @@ def _typed(key: str, annotation: str, value: object) -> object:
     elif annotation.startswith("str"):
         _need(isinstance(value, str), key, f"{value!r} is no string", "put it in quotes")
     elif annotation.startswith("tuple"):
-        item_type, what, remedy = (dict, "tables", f"write [[{key}]]")
-        if "str" in annotation:
-            item_type, what, remedy = (str, "strings", 'write ["..."]')
-        good = isinstance(value, list) and all(isinstance(item, item_type) for item in value)
-        _need(good, key, f"is no list of {what}", remedy)
+        strings = "str" in annotation
+        good = isinstance(value, list) and all(isinstance(item, str if strings else dict) for item in value)
+        fault = f"is no list of {'strings' if strings else 'tables'}"
+        _need(good, key, fault, 'write ["..."]' if strings else f"write [[{key}]]")
         return tuple(cast(list[object], value))
     else:
         _need(isinstance(value, dict), key, "is no table", f"write [{key}]")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fedtiny_export import assets as assets_module
 from fedtiny_export import devices as devices_module
 from fedtiny_export.assets import asset_root
 from fedtiny_export.devices import (
@@ -170,6 +171,16 @@ def test_two_boards_cannot_share_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(devices_module, "asset_root", lambda: tmp_path)
     with pytest.raises(FedtinyError, match=r"two.toml: aliases: 'esp32dev' also names one; remove one"):
         load_device("one")
+
+
+def test_a_wheel_reads_the_boards_it_carries(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "fedtiny_export"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(assets_module, "__file__", str(package / "assets.py"))
+    with pytest.raises(FedtinyError, match="reinstall fedtiny"):
+        asset_root()
+    (package / "_assets" / "devices").mkdir(parents=True)
+    assert asset_root() == package.resolve() / "_assets"
 
 
 def test_region_for_knows_its_words():
