@@ -147,8 +147,8 @@ CONV = Record("conv", "parameters of the convolutions; a fully connected layer i
     Field("stride_width", "B", ""),
     Field("pad_top", "B", ""),
     Field("pad_left", "B", ""),
-    Field("pad_right", "B", ""),
-    Field("reserved", "B", "0"),
+    Field("pad_right", "B", "padding below is as much as the output needs"),
+    Field("pad_value", "b", "what padding holds: the zero point, unless a shift of the input was folded in"),
     Field("act_min", "b", "outputs are clamped to act_min..act_max"),
     Field("act_max", "b", ""),
     Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
@@ -173,7 +173,7 @@ ADD = Record("add", "parameters of the addition of two tensors of one shape", (
 ))  # fmt: skip
 
 MEAN = Record("mean", "parameters of the mean over height and width", (
-    Field("multiplier", "i", ""),
+    Field("multiplier", "i", "from the sum over all pixels to the output"),
     Field("shift", "b", "-31..30"),
     Field("reserved", "B", "0"),
     Field("reserved2", "H", "0"),

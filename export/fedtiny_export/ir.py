@@ -92,7 +92,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. `low` and `high` clamp its result (a fused activation)."""
+    """One operator. `low` and `high` clamp its result (a fused activation); padding has the value `pad_value`."""
 
     op: Op
     name: str
@@ -102,14 +102,7 @@ class Node:
     window: Window = Window()
     low: float | None = None
     high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Normalization:
-    """What was folded into the input's quantisation: the network sees (x - mean) * inv_std of the sensor's x."""
-
-    mean: float = 0.0
-    inv_std: float = 1.0
+    pad_value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +113,6 @@ class Graph:
     tensors: Mapping[str, Tensor]
     input: str
     output: str
-    normalization: Normalization = Normalization()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))

@@ -1,7 +1,7 @@
 """Float Graph -> float Graph with the same outputs: fold what an int8 network has no operator for.
 
-After `simplify` only convolutions, dense layers, additions and means are left, activations fused into them and
-the input's normalisation recorded on the graph. No quantisation here.
+After `simplify` only convolutions, dense layers, additions and means are left, with activations, batch norms and
+the input's normalisation inside them. No quantisation here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from .errors import FedtinyError
-from .ir import Graph, Node, Normalization, Op
+from .ir import Graph, Node, Op
 
 Fold = Callable[[Graph], Graph | None]
 
 
 def simplify(graph: Graph) -> Graph:
     """Apply every fold until none applies; refuse what stays unfoldable."""
-    folds: tuple[Fold, ...] = (_drop_flatten, _fold_input_affine, _fold_scale, _fuse_activation)
+    folds: tuple[Fold, ...] = (_drop_flatten, _fold_scale, _fuse_activation, _fold_affine_forward)
     changed = True
     while changed:
         changed = False
@@ -34,11 +34,11 @@ def simplify(graph: Graph) -> Graph:
     return graph
 
 
-def _without(graph: Graph, gone: Node, nodes: list[Node], **changes: object) -> Graph:
-    """Build the graph without `gone`, whose result is now written by one of `nodes` under its name."""
+def _without(graph: Graph, nodes: list[Node]) -> Graph:
+    """Build the graph of fewer operators; tensors that nothing writes any more go with them."""
     used = {graph.input} | {node.output for node in nodes}
     tensors = {name: tensor for name, tensor in graph.tensors.items() if name in used}
-    return replace(graph, nodes=tuple(nodes), tensors=tensors, **changes)  # type: ignore[arg-type]
+    return replace(graph, nodes=tuple(nodes), tensors=tensors)
 
 
 def _drop_flatten(graph: Graph) -> Graph | None:
@@ -54,28 +54,36 @@ def _drop_flatten(graph: Graph) -> Graph | None:
                 for other in graph.nodes
                 if other is not node
             ]
-            return _without(graph, node, nodes)
+            return _without(graph, nodes)
     return None
 
 
-def _fold_input_affine(graph: Graph) -> Graph | None:
-    """An affine step on the input becomes part of the input's quantisation."""
+def _fold_affine_forward(graph: Graph) -> Graph | None:
+    """An affine step before convolutions and dense layers, such as the input's normalisation, joins their weights."""
     for node in graph.nodes:
-        if node.op is Op.AFFINE and node.inputs[0] == graph.input and len(graph.readers(graph.input)) == 1:
-            scale, shift = float(node.constants["scale"]), float(node.constants["shift"])
-            if scale <= 0:
-                raise FedtinyError(f"operator {node.name}: the input must be scaled by a positive number, not {scale}")
-            before = graph.normalization
-            # ((x - mean) * inv_std) * scale + shift == (x - mean') * inv_std'
-            inv_std = before.inv_std * scale
-            after = Normalization(before.mean - shift / inv_std, inv_std)
-            nodes = [
-                replace(other, inputs=tuple(graph.input if name == node.output else name for name in other.inputs))
-                for other in graph.nodes
-                if other is not node
-            ]
-            return _without(graph, node, nodes, normalization=after)
+        readers = graph.readers(node.output)
+        if node.op is not Op.AFFINE or node.output == graph.output or not readers:
+            continue
+        if all(reader.op in (Op.CONV, Op.DENSE) for reader in readers):
+            merged = {reader.name: _behind_affine(reader, node) for reader in readers}
+            nodes = [merged.get(other.name, other) for other in graph.nodes if other is not node]
+            return _without(graph, nodes)
     return None
+
+
+def _behind_affine(reader: Node, affine: Node) -> Node:
+    """Rewrite reader(x * scale + shift) as an operator on x; where the reader pads, so does the new one."""
+    scale, shift = float(affine.constants["scale"]), float(affine.constants["shift"])
+    if scale == 0.0:
+        raise FedtinyError(f"operator {affine.name} multiplies by zero: the network ignores its input")
+    weight = reader.constants["weight"].astype(np.float64)
+    bias = reader.constants["bias"] + shift * weight.reshape(weight.shape[0], -1).sum(axis=1)
+    return replace(
+        reader,
+        inputs=affine.inputs,
+        constants={"weight": (weight * scale).astype(np.float32), "bias": bias.astype(np.float32)},
+        pad_value=(reader.pad_value - shift) / scale,
+    )
 
 
 def _writer(graph: Graph, name: str) -> Node | None:
@@ -92,7 +100,7 @@ def _fold_into(graph: Graph, node: Node, ops: set[Op]) -> Node | None:
 
 def _merged(graph: Graph, before: Node, node: Node, merged: Node) -> Graph:
     nodes = [merged if other is before else other for other in graph.nodes if other is not node]
-    return _without(graph, node, nodes)
+    return _without(graph, nodes)
 
 
 def _fold_scale(graph: Graph) -> Graph | None:

@@ -56,12 +56,12 @@ static void fill_row(const ft_conv_row_t *row, uint32_t index, int8_t *to) {
     uint32_t left = (uint32_t)row->conv.pad_left * in->channels, bytes = (uint32_t)in->width * in->channels;
     uint32_t right = (uint32_t)row->conv.pad_right * in->channels, y = index - row->conv.pad_top;
     if (index < row->conv.pad_top || y >= in->height) {
-        memset(to, in->zero_point, left + bytes + right);
+        memset(to, row->conv.pad_value, left + bytes + right);
         return;
     }
-    memset(to, in->zero_point, left);
+    memset(to, row->conv.pad_value, left);
     memcpy(to + left, ft_data(row->context, in) + y * bytes, bytes);
-    memset(to + left + bytes, in->zero_point, right);
+    memset(to + left + bytes, row->conv.pad_value, right);
 }
 
 void ft_conv_run(const ft_context_t *context, ft_conv_row_fn fn) {

@@ -1,4 +1,4 @@
-/* Mean over height and width. The sum is rescaled first and divided after, as TensorFlow Lite's kernel does. */
+/* Mean over height and width: a sum, rescaled once. The division is part of the multiplier. */
 #include "ft_internal.h"
 
 static ft_status_t check(const ft_context_t *context) {
@@ -20,7 +20,6 @@ static void run(const ft_context_t *context) {
         int32_t sum = -pixels * context->input.zero_point;
         for (int32_t i = 0; i < pixels; i++, in += channels) sum += *in;
         sum = ft_requantize(sum, mean.multiplier, mean.shift);
-        sum = (sum > 0 ? sum + pixels / 2 : sum - pixels / 2) / pixels;
         ft_data(context, &context->output)[c] = ft_clamp(sum + context->output.zero_point, -128, 127);
     }
 }

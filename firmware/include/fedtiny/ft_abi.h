@@ -75,8 +75,8 @@ typedef struct ft_conv {
     uint8_t stride_width;
     uint8_t pad_top;
     uint8_t pad_left;
-    uint8_t pad_right;
-    uint8_t reserved; /* 0 */
+    uint8_t pad_right; /* padding below is as much as the output needs */
+    int8_t pad_value; /* what padding holds: the zero point, unless a shift of the input was folded in */
     int8_t act_min; /* outputs are clamped to act_min..act_max */
     int8_t act_max;
     uint16_t max_taps; /* most non-zero weights of one output channel; 0 where dense */
@@ -105,7 +105,7 @@ typedef struct ft_add {
 typedef char ft_add_size_check[sizeof(ft_add_t) == FT_ADD_BYTES ? 1 : -1];
 /* parameters of the mean over height and width */
 typedef struct ft_mean {
-    int32_t multiplier;
+    int32_t multiplier; /* from the sum over all pixels to the output */
     int8_t shift; /* -31..30 */
     uint8_t reserved; /* 0 */
     uint16_t reserved2; /* 0 */

@@ -1,0 +1,99 @@
+"""Integer arithmetic of TensorFlow Lite's int8 kernels: multipliers, rescaling, clamps.
+
+The formulas follow TFLite Micro's kernels down to the precision of each intermediate, because the outputs must
+agree byte for byte. `requantize` is the same function as the runtime's `ft_requantize`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .ir import Node, Tensor
+
+Ints = NDArray[np.int64]
+ADD_LEFT_SHIFT = 20
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """Write a positive real number as multiplier * 2^(shift - 31) with a 31-bit multiplier."""
+    if real == 0.0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    fixed = math.floor(fraction * (1 << 31) + 0.5)
+    if fixed == 1 << 31:
+        fixed //= 2
+        shift += 1
+    return (0, 0) if shift < -31 else (fixed, shift)
+
+
+def requantize(x: Ints, multiplier: Ints | int, shift: Ints | int, *, single_rounding: bool = False) -> Ints:
+    """Compute round(x * multiplier * 2^(shift-31)), rounding twice as gemmlowp does, or once."""
+    x, multiplier, shift = np.asarray(x, np.int64), np.asarray(multiplier, np.int64), np.asarray(shift, np.int64)
+    if single_rounding:
+        total = 31 - shift
+        return np.asarray((x * multiplier + (np.int64(1) << (total - 1))) >> total)
+    right = np.maximum(-shift, 0)
+    high = ((x << np.maximum(shift, 0)) * multiplier + (1 << 30)) >> 31
+    mask = (np.int64(1) << right) - 1
+    return np.asarray((high >> right) + ((high & mask) > (mask >> 1) + (high < 0)))
+
+
+def activation_limits(node: Node, output: Tensor) -> tuple[int, int]:
+    """The int8 values that the fused activation clamps to."""
+    assert output.quant is not None
+    scale, zero_point = output.quant.scale, output.quant.zero_point
+    low = -128 if node.low is None else max(-128, zero_point + round(node.low / scale))
+    high = 127 if node.high is None else min(127, zero_point + round(node.high / scale))
+    return low, high
+
+
+def conv_multipliers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[Ints, Ints]:
+    """Multiplier and shift of every output channel of a convolution or dense layer."""
+    data, output = tensors[node.inputs[0]].quant, tensors[node.output].quant
+    assert data is not None
+    assert output is not None
+    pairs = [
+        quantize_multiplier(data.scale * float(scale) / output.scale) for scale in node.constants["weight_scale"]
+    ]
+    return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class AddNumbers:
+    """(multiplier, shift) of both inputs and of the output of an addition."""
+
+    first: tuple[int, int]
+    second: tuple[int, int]
+    output: tuple[int, int]
+
+
+def add_numbers(node: Node, tensors: Mapping[str, Tensor]) -> AddNumbers:
+    """Rescaling of an addition: both inputs to twice the larger scale, with 20 bits to spare."""
+    first, second, output = (tensors[name].quant for name in (*node.inputs, node.output))
+    assert first is not None
+    assert second is not None
+    assert output is not None
+    # the kernel takes these scales as floats and doubles them as a double
+    twice = 2.0 * max(first.scale, second.scale)
+    return AddNumbers(
+        quantize_multiplier(first.scale / twice),
+        quantize_multiplier(second.scale / twice),
+        quantize_multiplier(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)),
+    )
+
+
+def mean_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(multiplier, shift) from a sum over all pixels to the output: the division is folded into the multiplier."""
+    source = tensors[node.inputs[0]]
+    data, output = source.quant, tensors[node.output].quant
+    assert data is not None
+    assert output is not None
+    multiplier, shift = quantize_multiplier(data.scale / output.scale)
+    pixels = source.image[0] * source.image[1]
+    spare = min(pixels.bit_length() - 1, 31 + shift)
+    return (multiplier << spare) // pixels, shift - spare

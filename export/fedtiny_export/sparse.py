@@ -1,0 +1,143 @@
+"""Weight encodings of `.ftm`, pack beside unpack, and the choice between them.
+
+A layer is a flat int8 array, output channel after output channel. Every packed stream is a whole number of
+words. docs/formats.md has the rules; the C decoders are ft_conv_dense.c, ft_conv_bitmap.c and ft_conv_gap.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .abi import GAP_SKIP, Kernel
+
+Weights = NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way to lay a layer's weights out."""
+
+    kernel: Kernel
+    pack: Callable[[Weights], bytes]
+    unpack: Callable[[bytes, int], Weights]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A layer's weights as bytes, and by which kernel they are read."""
+
+    kernel: Kernel
+    data: bytes
+    max_taps: int  # most non-zero weights of one output channel; 0 where dense
+
+
+def _words(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def pack_dense(weights: Weights) -> bytes:
+    """Every weight, one byte each."""
+    return _words(weights.tobytes())
+
+
+def unpack_dense(data: bytes, count: int) -> Weights:
+    """Undo pack_dense."""
+    return np.frombuffer(data, np.int8, count).copy()
+
+
+def pack_bitmap(weights: Weights) -> bytes:
+    """One bit a weight, lowest first, in whole words; then one byte a non-zero weight."""
+    return _words(np.packbits(weights != 0, bitorder="little").tobytes()) + _words(weights[weights != 0].tobytes())
+
+
+def unpack_bitmap(data: bytes, count: int) -> Weights:
+    """Undo pack_bitmap."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little").astype(bool)
+    start = 4 * (-(-count // 32))
+    weights = np.zeros(count, np.int8)
+    weights[bits] = np.frombuffer(data, np.int8, int(bits.sum()), start)
+    return weights
+
+
+def pack_gap(weights: Weights) -> bytes:
+    """Before each non-zero weight the number of zeros since the one before it; a last gap reaches the end."""
+    positions = np.flatnonzero(weights)
+    gaps = np.diff(np.concatenate([[-1], positions, [weights.size]])) - 1
+    stream = bytearray()
+    for gap, position in zip(gaps, [*positions, None], strict=True):
+        stream += bytes([GAP_SKIP]) * (int(gap) // GAP_SKIP)
+        stream.append(int(gap) % GAP_SKIP)
+        if position is not None:
+            stream.append(int(weights[position]) & 0xFF)
+    return _words(bytes(stream))
+
+
+def unpack_gap(data: bytes, count: int) -> Weights:
+    """Undo pack_gap."""
+    weights = np.zeros(count, np.int8)
+    position, at = 0, 0
+    while True:
+        gap = data[at]
+        at += 1
+        position += gap
+        if gap == GAP_SKIP:
+            continue
+        if position >= count:
+            return weights
+        weights[position] = data[at] - 256 * (data[at] > 127)
+        position, at = position + 1, at + 1
+
+
+ENCODINGS = (
+    Encoding(Kernel.CONV_DENSE, pack_dense, unpack_dense),
+    Encoding(Kernel.CONV_BITMAP, pack_bitmap, unpack_bitmap),
+    Encoding(Kernel.CONV_GAP, pack_gap, unpack_gap),
+)
+
+
+def encoding_of(kernel: Kernel) -> Encoding:
+    """The encoding that a kernel reads."""
+    return next(encoding for encoding in ENCODINGS if encoding.kernel == kernel)
+
+
+def sizes(weights: Weights) -> dict[Kernel, int]:
+    """Bytes of a layer in every encoding."""
+    flat = weights.reshape(-1)
+    positions = np.flatnonzero(flat)
+    gaps = np.diff(np.concatenate([[-1], positions, [flat.size]])) - 1
+    gap_bytes = int((gaps // GAP_SKIP).sum()) + gaps.size + positions.size
+    bitmap = 4 * (-(-flat.size // 32)) + positions.size + -positions.size % 4
+    return {
+        Kernel.CONV_DENSE: flat.size + -flat.size % 4,
+        Kernel.CONV_BITMAP: bitmap,
+        Kernel.CONV_GAP: gap_bytes + -gap_bytes % 4,
+    }
+
+
+def pack(weights: Weights, kernel: Kernel) -> Packed:
+    """Pack a layer (first axis: output channel) for a kernel."""
+    taps = 0 if kernel is Kernel.CONV_DENSE else int(np.count_nonzero(weights.reshape(weights.shape[0], -1), axis=1).max())
+    return Packed(kernel, encoding_of(kernel).pack(weights.reshape(-1)), taps)
+
+
+def choose(layers: Sequence[Weights], code_bytes: dict[Kernel, int]) -> list[Kernel]:
+    """The kernel of every layer such that weights and linked kernels together take the fewest bytes.
+
+    `code_bytes` is what linking a kernel costs. All eight sets of kernels are tried: exact, not greedy.
+    """
+    costs = [sizes(layer) for layer in layers]
+    kernels = [encoding.kernel for encoding in ENCODINGS]
+    best: tuple[int, list[Kernel]] | None = None
+    for subset in range(1, 1 << len(kernels)):
+        allowed = [kernel for bit, kernel in enumerate(kernels) if subset >> bit & 1]
+        picked = [min(allowed, key=lambda kernel, cost=cost: (cost[kernel], kernel)) for cost in costs]  # type: ignore[misc]
+        total = sum(cost[kernel] for cost, kernel in zip(costs, picked, strict=True))
+        total += sum(code_bytes.get(kernel, 0) for kernel in set(picked))
+        if best is None or total < best[0]:
+            best = (total, picked)
+    assert best is not None
+    return best[1]

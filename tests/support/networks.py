@@ -1,0 +1,73 @@
+"""Small networks for tests: int8 graphs built from float ones with random weights and measured ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+from fedtiny_export.ir import Graph, Node, Op, Tensor, Window, output_shape
+from fedtiny_export.quantize import quantize
+
+
+class Builder:
+    """Adds one operator after another and keeps track of shapes."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int, density: float = 1.0) -> None:
+        self.random = np.random.default_rng(seed)
+        self.density = density
+        self.tensors = {"input": Tensor("input", shape)}
+        self.nodes: list[Node] = []
+        self.last = "input"
+
+    def add(self, op: Op, *inputs: str, **fields) -> str:
+        name = f"t{len(self.nodes)}"
+        names = inputs or (self.last,)
+        node = Node(op, name, names, name, **fields)
+        self.tensors[name] = Tensor(name, output_shape(node, [self.tensors[n].shape for n in names]))
+        self.nodes.append(node)
+        self.last = name
+        return name
+
+    def _weights(self, *shape: int) -> dict[str, np.ndarray]:
+        weight = self.random.normal(size=shape) * (self.random.random(shape) < self.density)
+        fan = max(1.0, np.prod(shape[1:]) * self.density)
+        return {"weight": (weight / np.sqrt(fan)).astype(np.float32), "bias": self.random.normal(size=shape[0]).astype(np.float32) * 0.2}
+
+    def conv(self, channels: int, kernel: int = 3, stride: int = 1, pads=None, low=0.0, source: str | None = None, **fields) -> str:
+        source = source or self.last
+        pads = (kernel // 2,) * 4 if pads is None else pads
+        constants = self._weights(channels, kernel, kernel, self.tensors[source].shape[2])
+        window = Window((kernel, kernel), (stride, stride), pads)
+        return self.add(Op.CONV, source, constants=constants, window=window, low=low, **fields)
+
+    def dense(self, features: int) -> str:
+        return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements))
+
+    def float_graph(self) -> Graph:
+        return Graph(tuple(self.nodes), self.tensors, "input", self.last)
+
+    def int8(self, low: float = -1.0, high: float = 1.0) -> Graph:
+        """Quantise with ranges that differ from tensor to tensor, as trained networks have them."""
+        ranges = {"input": (low, high)}
+        for node in self.nodes:
+            width = float(self.random.uniform(1.0, 4.0))
+            ranges[node.output] = (0.0, width) if node.low == 0.0 else (-width, width * float(self.random.uniform(0.5, 1.5)))
+        return quantize(self.float_graph(), ranges)
+
+
+def residual(seed: int, density: float = 1.0, pad_value: float = 0.0, shape=(8, 8, 1), widths=(6, 8)) -> Graph:
+    """A small residual network with every operator we have, odd channel counts and a strided shortcut."""
+    b = Builder(shape, seed, density)
+    first = b.conv(widths[0], pad_value=pad_value)
+    b.conv(widths[0])
+    b.conv(widths[0], low=None)
+    joined = b.add(Op.ADD, b.last, first, low=0.0)
+    b.conv(widths[1], stride=2, pads=(0, 0, 1, 1))
+    left = b.conv(widths[1], low=None)
+    right = b.conv(widths[1], kernel=1, stride=2, pads=(0, 0, 0, 0), low=None, source=joined)
+    b.add(Op.ADD, left, right, low=0.0)
+    b.add(Op.MEAN)
+    b.dense(5)
+    return b.int8()
+
+
+def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-128, 128, (count, *graph.tensors[graph.input].shape), np.int8)
