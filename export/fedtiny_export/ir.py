@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FedtinyError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 MAX_ELEMENTS = 1 << 28
 MAX_SIDE = 0xFFFF
 

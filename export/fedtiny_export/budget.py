@@ -1,0 +1,308 @@
+"""The memory report: what a model takes on a board and whether it fits, planned first, measured later.
+
+One value, `Report`, is made here and checked when read back from `report.json`; render.py shows it as text and
+HTML. Planned figures are never rewritten: measured ones are added beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import sparse
+from .code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes
+from .cost import executed_macs, nominal_macs, planned_instructions
+from .devices import Device, Memory, all_devices
+from .errors import FedtinyError
+from .evaluate import Accuracy
+from .ftm import Ftm
+from .ir import Graph, Node, Op
+from .plan import Plan
+
+SCHEMA = 1
+PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of the report; (name, region, source) is its key. A null value was not to be had."""
+
+    name: str
+    value: int | None
+    unit: str
+    limit: int | None
+    region: str | None
+    source: str
+
+    @property
+    def over(self) -> int:
+        """By how much the limit is missed; 0 if it is kept."""
+        return max(0, self.value - self.limit) if self.value is not None and self.limit is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One row of the per-layer table. `sizes` holds the packed bytes in every encoding."""
+
+    name: str
+    op: str
+    output: tuple[int, ...]
+    weights: int
+    nonzero: int
+    encoding: str
+    packed_bytes: int
+    sizes: dict[str, int]
+    macs: int
+    macs_executed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """Counted on the int8 network before any reduction."""
+
+    weights: int
+    nonzero: int
+    density: float
+    macs: int
+    macs_executed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaBuffer:
+    """One bar of the arena's picture: bytes `offset`..`offset + size` from operator `first` to `last`."""
+
+    name: str
+    offset: int
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything `report.json` holds."""
+
+    schema: int
+    board: str
+    board_name: str
+    runtime: str
+    source: str
+    fits: bool
+    accuracy: dict[str, float | int | None]
+    model: ModelFacts
+    figures: tuple[Figure, ...]
+    layers: tuple[Layer, ...]
+    ledger: tuple[tuple[str, int], ...]
+    arena: tuple[ArenaBuffer, ...]
+    arena_lower_bound: int
+    advice: tuple[str, ...]
+    notes: tuple[str, ...]
+    gates: tuple[str, ...] = ()
+    run: dict[str, Any] | None = None
+
+    def figure(self, name: str, source: str) -> Figure | None:
+        """The first figure of a name and source."""
+        return next((f for f in self.figures if f.name == name and f.source == source), None)
+
+    def to_json(self) -> str:
+        """The text of `report.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def with_measured(self, figures: Iterable[Figure], run: dict[str, Any]) -> Report:
+        """Put measured figures beside the planned ones; those of an earlier check give way."""
+        kept = tuple(figure for figure in self.figures if figure.source == PLANNED)
+        every = kept + tuple(figures)
+        return replace(self, figures=every, fits=all(f.over == 0 for f in every), run=run)
+
+
+def read_report(text: str, where: str) -> Report:
+    """Read `report.json` back, checking every field."""
+    try:
+        data = json.loads(text)
+        if data["schema"] != SCHEMA:
+            raise FedtinyError(f"{where}: report schema {data['schema']}; this version reads {SCHEMA}: export again")
+        return Report(
+            **{
+                **data,
+                "model": ModelFacts(**data["model"]),
+                "figures": tuple(_checked_figure(item) for item in data["figures"]),
+                "layers": tuple(Layer(**{**item, "output": tuple(item["output"])}) for item in data["layers"]),
+                "ledger": tuple((str(owner), int(size)) for owner, size in data["ledger"]),
+                "arena": tuple(ArenaBuffer(**item) for item in data["arena"]),
+                "advice": tuple(str(line) for line in data["advice"]),
+                "notes": tuple(str(line) for line in data["notes"]),
+                "gates": tuple(str(line) for line in data["gates"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FedtinyError(f"{where}: not a report of fedtiny-export: {error}") from None
+
+
+def _checked_figure(item: dict[str, Any]) -> Figure:
+    figure = Figure(**item)
+    numbers = all(value is None or type(value) is int for value in (figure.value, figure.limit))
+    if not numbers or not all(isinstance(text, str) for text in (figure.name, figure.unit, figure.source)):
+        raise TypeError(f"figure {item.get('name')} is malformed")
+    return figure
+
+
+def make_report(device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None) -> Report:
+    """Plan every figure before any compiler runs."""
+    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
+    figures = plan_figures(device, len(ftm.data), ftm, sizes, board, planned_instructions(graph, ftm.packed, sizes))
+    weights, nonzero = sum(layer.weights for layer in layers), sum(layer.nonzero for layer in layers)
+    return Report(
+        schema=SCHEMA,
+        board=device.id,
+        board_name=device.name,
+        runtime="ft",
+        source=source,
+        fits=all(figure.over == 0 for figure in figures),
+        accuracy={
+            "int8": accuracy.int8 if accuracy else None,
+            "float": accuracy.float32 if accuracy else None,
+            "samples": accuracy.samples if accuracy else None,
+        },
+        model=ModelFacts(
+            weights=weights,
+            nonzero=nonzero,
+            density=nonzero / weights if weights else 1.0,
+            macs=sum(layer.macs for layer in layers),
+            macs_executed=sum(layer.macs_executed for layer in layers),
+        ),
+        figures=figures,
+        layers=layers,
+        ledger=ftm.ledger,
+        arena=tuple(ArenaBuffer(b.name, ftm.plan.offsets[b.name], b.size, b.first, b.last) for b in ftm.plan.buffers),
+        arena_lower_bound=ftm.plan.lower_bound,
+        advice=_advice(device, figures, ftm, graph),
+        notes=_notes(device, sizes, board),
+    )
+
+
+def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
+    output = graph.tensors[node.output].shape
+    if node.op not in (Op.CONV, Op.DENSE):
+        return Layer(node.name, node.op.value, output, 0, 0, "", 0, {}, 0, 0)
+    weight, packed = np.asarray(node.constants["weight"], np.int8), ftm.packed[node.name]
+    return Layer(
+        name=node.name,
+        op=node.op.value,
+        output=output,
+        weights=int(weight.size),
+        nonzero=int(np.count_nonzero(weight)),
+        encoding=_encoding_name(packed.kernel.name),
+        packed_bytes=len(packed.data),
+        sizes={_encoding_name(kernel.name): size for kernel, size in sparse.sizes(weight).items()},
+        macs=nominal_macs(graph, node),
+        macs_executed=executed_macs(graph, node, packed.kernel),
+    )
+
+
+def _encoding_name(kernel: str) -> str:
+    return kernel.removeprefix("CONV_").lower()
+
+
+def plan_figures(
+    device: Device,
+    model_bytes: int,
+    ftm: Ftm,
+    sizes: CodeSizes | None,
+    board: BoardSizes | None,
+    instructions: int | None,
+) -> tuple[Figure, ...]:
+    """Flash and RAM by region. What the SDK takes is counted where the board table has a source for it."""
+    code_in, model_in = device.region_for("code"), device.region_for("model")
+    arena_in, stack_in = device.region_for("arena"), device.region_for("stack")
+    reserve, arena = device.reserve, ftm.plan.arena_bytes
+    code = (sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0)) if sizes else None
+    static = board.static if board else 0
+    stack_used = sizes.stack_bytes if sizes else None
+    stack_kept = reserve.stack_bytes if reserve.stack_bytes is not None else (stack_used or 0)
+    sdk_flash, sdk_ram = reserve.sdk_flash_bytes or 0, reserve.sdk_ram_bytes or 0
+    flash_total = model_bytes + (code or 0) + sdk_flash
+    ram_total = arena + static + sdk_ram + (stack_kept if stack_in == arena_in else 0)
+
+    def planned(name: str, value: int | None, limit: int | None, region: Memory | None, unit: str = "B") -> Figure:
+        return Figure(name, value, unit, limit, region.name if region else None, PLANNED)
+
+    figures = [
+        planned("flash.code", code, None, code_in),
+        planned("flash.model", model_bytes, model_in.size, model_in),
+        planned("flash.sdk", reserve.sdk_flash_bytes, None, code_in),
+        planned("flash.total", flash_total, code_in.size, code_in),
+        planned("ram.arena", arena, arena_in.size, arena_in),
+        planned("ram.static", static + sdk_ram, None, arena_in),
+        planned("ram.stack", stack_used, reserve.stack_bytes, stack_in),
+        planned("ram.total", ram_total, arena_in.size, arena_in),
+        planned("instructions", instructions, None, None, "instructions"),
+    ]
+    return tuple(figure for figure in figures if figure.name != "flash.sdk" or figure.value is not None)
+
+
+def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) -> tuple[str, ...]:
+    notes = []
+    if sizes is None:
+        notes.append(f"no code size is known for {device.cpu}: flash.total counts the model only")
+    elif sizes.stand_in:
+        notes.append(f"code and stack were measured with {sizes.compiler}, a stand-in for {device.cpu}")
+    if board is None:
+        notes.append("start-up, the framework and your own code come on top of flash.code and ram.static")
+        if device.reserve.sdk_flash_bytes is None:
+            notes.append("no source gives the flash that this board's SDK takes: it is not counted")
+        if device.reserve.sdk_ram_bytes is None:
+            notes.append("no source gives the RAM that this board's SDK takes: it is not counted")
+    notes.append("instructions are counted, not cycles or milliseconds")
+    return tuple(notes)
+
+
+def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph) -> tuple[str, ...]:
+    """What is over its limit, by how much and where, and what would help, computed."""
+    lines = []
+    for figure in figures:
+        if not figure.over or figure.value is None or figure.limit is None:
+            continue
+        lines.append(
+            f"{figure.name} needs {figure.value:,} bytes; {figure.region} of {device.id} has {figure.limit:,}: "
+            f"{figure.over:,} bytes too many"
+        )
+    if not lines:
+        return ()
+    flash_over = max((f.over for f in figures if f.name.startswith("flash.")), default=0)
+    ram_over = max((f.over for f in figures if f.name.startswith("ram.")), default=0)
+    if flash_over:
+        lines.append(_density_advice(ftm, flash_over))
+    if ram_over:
+        lines.append(_peak_advice(graph, ftm.plan))
+    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm)]
+    lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
+    return tuple(lines)
+
+
+def _density_advice(ftm: Ftm, over: int) -> str:
+    streams = sum(len(packed.data) for packed in ftm.packed.values())
+    if over >= streams:
+        return f"all weight streams together take {streams:,} bytes: pruning alone cannot save {over:,}; use a narrower model"
+    return f"weights would have to shrink from {streams:,} to {streams - over:,} bytes: train at a density about {(streams - over) / streams:.0%} of this one"
+
+
+def _peak_advice(graph: Graph, plan: Plan) -> str:
+    def alive(index: int) -> int:
+        return sum(buffer.size for buffer in plan.buffers if buffer.first <= index <= buffer.last)
+
+    peak = max(range(len(graph.nodes)), key=alive)
+    names = ", ".join(
+        f"{buffer.name} {buffer.size:,}" for buffer in plan.buffers if buffer.first <= peak <= buffer.last
+    )
+    return f"the arena peaks at operator {graph.nodes[peak].name} with {alive(peak):,} bytes alive ({names}): a smaller input or fewer channels there would help"
+
+
+def _fits(device: Device, ftm: Ftm) -> bool:
+    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    return all(figure.over == 0 for figure in plan_figures(device, len(ftm.data), ftm, sizes, board, None))

@@ -1,0 +1,146 @@
+"""The commands fedtiny-export, fedtiny-check and fedtiny-devices: arguments in, one result on stdout.
+
+Everything heavy is imported inside the commands, so that --help answers at once. Data goes to stdout, words about
+it to stderr; exit codes are listed in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import UsageError, run_command
+
+if TYPE_CHECKING:
+    from .budget import Report
+
+OVER_BUDGET, GATE_MISSED, DIFFERS = 3, 4, 5
+
+
+def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fedtiny {__version__}")
+    return parser
+
+
+def export_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of fedtiny-export."""
+    parser = _parser(
+        "fedtiny-export",
+        "Turn a run folder or an ONNX file into int8 model files, a firmware project and a memory report.",
+        "fedtiny-export runs/2026-01-31-fedtiny-digits --target esp32",
+    )
+    parser.add_argument("source", nargs="?", type=Path, help="run folder or model.onnx (default: the newest run in runs/)")
+    parser.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards", required=True)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
+    parser.add_argument("--runtime", choices=["ft"], default="ft", help="what runs the model on the board")
+    parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
+    parser.add_argument("--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from")
+    parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
+    parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
+    parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
+    options = parser.parse_args(arguments)
+    sys.exit(run_command(lambda: _export(options)))
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .devices import devices_command, load_device
+
+    if options.target == "list":
+        return devices_command(None, options.json)
+    if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
+        raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
+    device = load_device(options.target)
+    from .export import make_export, write_export
+    from .source import newest_run, read_source
+
+    given = options.source if options.source is not None else newest_run()
+    source = read_source(given, calibration=options.calibration, evaluation=options.eval)
+    exported = make_export(source, device, options.min_accuracy)
+    target = options.out or Path("build") / device.id
+    write_export(target, exported, device, source.labels)
+    _print_report(exported.report, options.json)
+    print(f"written to {target}", file=sys.stderr)
+    for line in (*exported.report.advice, *exported.report.gates):
+        print(line, file=sys.stderr)
+    if not exported.report.fits:
+        return OVER_BUDGET
+    return GATE_MISSED if exported.report.gates else 0
+
+
+def _print_report(report: Report, as_json: bool) -> None:
+    from .render import plain_text
+
+    sys.stdout.write(report.to_json() if as_json else plain_text(report))
+
+
+def check_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of fedtiny-check."""
+    parser = _parser(
+        "fedtiny-check",
+        "Build an export, run it on the board's emulator and put what was measured beside what was planned.",
+        "fedtiny-check build/qemu-m4",
+    )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder that fedtiny-export wrote")
+    parser.add_argument("--inputs", type=Path, metavar="X.npy", help="int8 inputs to run, first axis: sample")
+    parser.add_argument("--outputs", type=Path, metavar="Y.npy", help="where to write their int8 outputs")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="read a device's serial log instead of an emulator")
+    parser.add_argument("--diff", nargs=2, type=Path, metavar=("A", "B"), help="compare the reports of two exports")
+    parser.add_argument("--pio", action="store_true", help="build with `pio run` instead of the compiler directly")
+    parser.add_argument("--require-run", action="store_true", help="exit 6 if the board cannot be run here")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(arguments)
+    if (options.folder is None) == (options.diff is None):
+        parser.error("give one export folder, or --diff A B")
+    if (options.inputs is None) != (options.outputs is None):
+        parser.error("--inputs and --outputs go together")
+    sys.exit(run_command(lambda: _check(options)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .compare import check_folder, diff_text
+
+    if options.diff:
+        sys.stdout.write(diff_text(*options.diff, as_json=options.json))
+        return 0
+    result = check_folder(
+        options.folder,
+        inputs=options.inputs,
+        outputs=options.outputs,
+        log=options.log,
+        use_pio=options.pio,
+        require_run=options.require_run,
+    )
+    _print_report(result.report, options.json)
+    for line in result.problems:
+        print(f"error: {line}", file=sys.stderr)
+    if result.problems:
+        return DIFFERS
+    return 0 if result.report.fits else OVER_BUDGET
+
+
+def devices_main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of fedtiny-devices."""
+    parser = _parser(
+        "fedtiny-devices",
+        "List the boards, or show one board's memory regions and where each number comes from.",
+        "fedtiny-devices esp32",
+    )
+    parser.add_argument("board", nargs="?", help="board id or PlatformIO id")
+    parser.add_argument("--json", action="store_true", help="print JSON: a list of boards, or one board")
+    options = parser.parse_args(arguments)
+    from .devices import devices_command
+
+    sys.exit(run_command(lambda: devices_command(options.board, options.json)))
+
+

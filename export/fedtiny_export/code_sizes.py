@@ -1,0 +1,81 @@
+"""What the runtime's code takes on each CPU, as compiled and measured once: the planned side of flash and stack.
+
+`firmware/sizes.json` is written by `benchmarks/code_sizes.py`; a test keeps it true. Where no compiler for a CPU
+could be had, the table names the stand-in it was measured with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .abi import Kernel
+from .assets import asset_root
+
+# Boards name their exact core; the table has one row for cores that run the same instructions.
+_TABLE_CPU = {
+    "cortex-m0": "cortex-m0",
+    "cortex-m0plus": "cortex-m0",
+    "cortex-m3": "cortex-m4",
+    "cortex-m4": "cortex-m4",
+    "cortex-m4f": "cortex-m4",
+    "cortex-m7": "cortex-m4",
+    "cortex-m33": "cortex-m33",
+    "rv32imc": "rv32imc",
+    "xtensa-lx6": "xtensa-lx106",
+    "xtensa-lx7": "xtensa-lx106",
+    "xtensa-lx106": "xtensa-lx106",
+}
+_CONVS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSizes:
+    """Bytes of code by part for one CPU."""
+
+    cpu: str
+    compiler: str
+    stand_in: bool
+    parts: dict[str, int]
+    stack_bytes: int
+    instructions: dict[str, float]
+
+    def kernel_bytes(self) -> dict[Kernel, int]:
+        """What linking each kernel adds; code that kernels share is not counted here."""
+        return {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+
+    def runtime_bytes(self, kernels: Iterable[Kernel]) -> int:
+        """Opening, running and the kernels given, with what those share."""
+        used = set(kernels)
+        total = self.parts["core"] + sum(self.parts[kernel.name.lower()] for kernel in used)
+        if used & set(_CONVS):
+            total += self.parts["conv"]
+        if used & {Kernel.CONV_BITMAP, Kernel.CONV_GAP}:
+            total += self.parts["taps"]
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class BoardSizes:
+    """What start-up code and the generated main take on an emulated board."""
+
+    code: int
+    static: int
+
+
+def load_code_sizes(cpu: str) -> CodeSizes | None:
+    """The row for a board's CPU, or None if there is none."""
+    table = json.loads((asset_root() / "firmware" / "sizes.json").read_text())["cpus"]
+    name = _TABLE_CPU.get(cpu, cpu)
+    if name not in table:
+        return None
+    row = table[name]
+    stand_in = cpu in ("xtensa-lx6", "xtensa-lx7")
+    return CodeSizes(name, row["compiler"], stand_in, row["parts"], row["stack"], row.get("instructions", {}))
+
+
+def load_board_sizes(board: str) -> BoardSizes | None:
+    """The row for an emulated board, or None if it is not one."""
+    row = json.loads((asset_root() / "firmware" / "sizes.json").read_text())["boards"].get(board)
+    return None if row is None else BoardSizes(row["code"], row["static"])

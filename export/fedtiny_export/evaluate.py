@@ -1,0 +1,142 @@
+"""Samples through a network: the float graph in numpy, ranges from calibration data, accuracy before and after int8.
+
+Data files are `.npz` with `x` and, for accuracy, `y`, as the user has them: (N,H,W), (N,H,W,C) or (N,F).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+from .errors import FedtinyError
+from .ir import Graph, Node, Op
+
+Floats = NDArray[np.float64]
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Inputs in the shape a graph takes, (n, *shape), as float; labels where there are any."""
+
+    x: Floats
+    y: NDArray[np.int64] | None
+
+
+def read_samples(path: Path, graph: Graph, *, need_labels: bool = False) -> Samples:
+    """Read and check a data file for a network."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            names = set(data.files)
+            x = np.asarray(data["x"]) if "x" in names else None
+            y = np.asarray(data["y"]) if "y" in names else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise FedtinyError(f"{path}: not a usable .npz file: {error}") from None
+    if x is None or (need_labels and y is None):
+        raise FedtinyError(f"{path}: has {sorted(names)}, needs {'x and y' if need_labels else 'x'}")
+    return Samples(_shaped(path, x, graph), None if y is None else _labels(path, y, x.shape[0]))
+
+
+def _shaped(path: Path, x: NDArray[np.generic], graph: Graph) -> Floats:
+    shape = graph.tensors[graph.input].shape
+    if x.dtype.kind not in "fiub" or x.ndim < 2 or x.shape[0] < 1:
+        raise FedtinyError(f"{path}: x must be at least one sample of numbers, is {x.dtype} of shape {x.shape}")
+    if x.shape[1:] not in (shape, shape[:-1] if shape[-1] == 1 else shape):
+        raise FedtinyError(f"{path}: samples have shape {x.shape[1:]}; the network takes {shape}, channels last")
+    values = x.astype(np.float64).reshape(-1, *shape)
+    if not np.all(np.isfinite(values)):
+        raise FedtinyError(f"{path}: x holds a value that is not finite")
+    return values
+
+
+def _labels(path: Path, y: NDArray[np.generic], count: int) -> NDArray[np.int64]:
+    if y.shape != (count,) or y.dtype.kind not in "iu":
+        raise FedtinyError(f"{path}: y must be {count} integers, is {y.dtype} of shape {y.shape}")
+    return y.astype(np.int64)
+
+
+def run_float(graph: Graph, x: Floats) -> dict[str, Floats]:
+    """Run the float graph; return every tensor by name."""
+    values: dict[str, Floats] = {graph.input: x}
+    for node in graph.nodes:
+        result = _run_node(node, [values[name] for name in node.inputs])
+        if node.low is not None or node.high is not None:
+            result = np.clip(result, node.low, node.high)
+        values[node.output] = result.reshape(-1, *graph.tensors[node.output].shape)
+    return values
+
+
+def _run_node(node: Node, inputs: list[Floats]) -> Floats:
+    data = inputs[0]
+    if node.op is Op.CONV:
+        top, left, bottom, right = node.window.pads
+        around = ((0, 0), (top, bottom), (left, right), (0, 0))
+        padded = np.pad(data, around, constant_values=node.pad_value)
+        views = np.lib.stride_tricks.sliding_window_view(padded, node.window.kernel, axis=(1, 2))
+        patches = views[:, :: node.window.stride[0], :: node.window.stride[1]].transpose(0, 1, 2, 4, 5, 3)
+        weight = node.constants["weight"]
+        columns = patches.reshape(*patches.shape[:3], -1)
+        return np.asarray(columns @ weight.reshape(weight.shape[0], -1).T.astype(np.float64) + node.constants["bias"])
+    if node.op is Op.DENSE:
+        flat = data.reshape(data.shape[0], -1)
+        return np.asarray(flat @ node.constants["weight"].T.astype(np.float64) + node.constants["bias"])
+    if node.op is Op.ADD:
+        return np.asarray(data + inputs[1])
+    if node.op is Op.MEAN:
+        return np.asarray(data.mean(axis=(1, 2), keepdims=True))
+    if node.op in (Op.BATCH_NORM, Op.AFFINE):
+        return np.asarray(data * node.constants["scale"] + node.constants["shift"])
+    return data
+
+
+def _batches(x: Floats) -> Iterator[Floats]:
+    for start in range(0, x.shape[0], _BATCH):
+        yield x[start : start + _BATCH]
+
+
+def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
+    """Minimum and maximum of every tensor over the samples."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for batch in _batches(samples.x):
+        for name, values in run_float(graph, batch).items():
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    return ranges
+
+
+def to_int8(graph: Graph, x: Floats) -> NDArray[np.int8]:
+    """Quantise sensor values as the device does: divide, round half away from zero, shift, clamp."""
+    quant = graph.tensors[graph.input].quant
+    assert quant is not None
+    steps = x / quant.scale
+    rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
+    return np.asarray(np.clip(rounded + quant.zero_point, -128, 127), np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares of right answers on the same samples."""
+
+    int8: float
+    float32: float
+    samples: int
+
+
+def accuracy(float_graph: Graph, int8_graph: Graph, samples: Samples) -> Accuracy:
+    """Compare both networks' answers with the labels."""
+    assert samples.y is not None
+    right = {"float": 0, "int8": 0}
+    for start, batch in zip(range(0, samples.x.shape[0], _BATCH), _batches(samples.x), strict=True):
+        labels = samples.y[start : start + _BATCH]
+        exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
+        coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
+        right["float"] += int((exact.argmax(axis=1) == labels).sum())
+        right["int8"] += int((coarse.argmax(axis=1) == labels).sum())
+    count = samples.x.shape[0]
+    return Accuracy(right["int8"] / count, right["float"] / count, count)

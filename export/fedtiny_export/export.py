@@ -1,0 +1,154 @@
+"""What fedtiny-export does: a source becomes int8, both model files, a firmware project and the memory report.
+
+The folder appears whole. A second export into it renews what is generated and leaves the user's files alone.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+from .atomic import atomic_folder
+from .budget import Report, make_report
+from .code_sizes import load_code_sizes
+from .devices import Device
+from .errors import FedtinyError, UsageError
+from .evaluate import accuracy, to_int8
+from .ftm import Ftm, write_ftm
+from .ir import Graph
+from .project import Artifacts, Port, write_project
+from .quantize import quantize
+from .render import html_text, plain_text
+from .source import Source
+from .write_tflite import write_tflite
+
+GOLDEN_SAMPLES = 12
+GOLDEN_RANDOM = 4
+USER_FILES = ("src", "platformio.ini")  # written once, then the user's
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An export before it is written."""
+
+    graph: Graph
+    ftm: Ftm
+    tflite: bytes
+    golden_inputs: NDArray[np.int8]
+    golden_outputs: NDArray[np.int8]
+    report: Report
+
+
+def make_export(source: Source, device: Device, min_accuracy: float | None) -> Exported:
+    """Compute everything that ends up in the folder."""
+    graph = quantize(source.graph, source.ranges)
+    sizes = load_code_sizes(device.cpu)
+    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {})
+    inputs = golden_inputs(source, graph)
+    outputs = reference.run(graph, inputs)
+    _refuse_constant(graph)
+    labelled = source.samples is not None and source.samples.y is not None
+    measured = accuracy(source.graph, graph, source.samples) if labelled and source.samples else None
+    report = make_report(device, graph, ftm, source.name, measured)
+    if min_accuracy is not None:
+        if measured is None:
+            raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
+        if measured.int8 < min_accuracy:
+            missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
+            report = replace(report, gates=(missed,))
+    return Exported(graph, ftm, write_tflite(graph), inputs, outputs, report)
+
+
+def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
+    """A few real samples and a few random ones, always the same."""
+    shape = graph.tensors[graph.input].shape
+    noise = np.random.default_rng(0).integers(-128, 128, (GOLDEN_RANDOM, *shape), np.int8)
+    if source.samples is None:
+        return noise
+    return np.concatenate([to_int8(graph, source.samples.x[:GOLDEN_SAMPLES]), noise])
+
+
+def _refuse_constant(graph: Graph) -> None:
+    shape = graph.tensors[graph.input].shape
+    probe = np.random.default_rng(1).integers(-128, 128, (32, *shape), np.int8)
+    outputs = reference.run(graph, probe).reshape(32, -1)
+    if graph.tensors[graph.output].elements > 1 and np.all(outputs == outputs[0]):
+        raise FedtinyError("the network gives one and the same output for every input: nothing is left to run")
+
+
+def _port(graph: Graph, name: str) -> Port:
+    tensor = graph.tensors[name]
+    assert tensor.quant is not None
+    return Port(shape=tensor.image, scale=tensor.quant.scale, zero_point=tensor.quant.zero_point)
+
+
+def write_export(target: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
+    """Write the export folder, or renew one that fedtiny-export wrote before."""
+    if target.exists() and not (target / "report.json").is_file():
+        raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
+    if not target.exists():
+        with atomic_folder(target) as draft:
+            _fill(draft, exported, device, labels)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
+        draft = Path(name) / "new"
+        draft.mkdir()
+        _fill(draft, exported, device, labels)
+        _renew(target, draft, Path(name) / "old")
+
+
+def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
+    golden = io.BytesIO()
+    np.savez(golden, inputs=exported.golden_inputs, outputs=exported.golden_outputs)
+    (folder / "golden.npz").write_bytes(golden.getvalue())
+    (folder / "model.ftm").write_bytes(exported.ftm.data)
+    (folder / "model.tflite").write_bytes(exported.tflite)
+    write_project(folder, device, _artifacts(exported, labels))
+    write_report(folder, exported.report)
+
+
+def _artifacts(exported: Exported, labels: tuple[str, ...]) -> Artifacts:
+    graph = exported.graph
+    count = exported.golden_inputs.shape[0]
+    return Artifacts(
+        ftm=exported.ftm.data,
+        tflite=exported.tflite,
+        kernels=exported.ftm.kernels,
+        arena_bytes=exported.ftm.plan.arena_bytes,
+        input=_port(graph, graph.input),
+        output=_port(graph, graph.output),
+        labels=labels,
+        normalization="inside the network: give the sensor's own values",
+        golden_inputs=exported.golden_inputs.reshape(count, -1),
+        golden_outputs=exported.golden_outputs.reshape(count, -1),
+    )
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write the three renderings of a report, each under a temporary name first."""
+    from .atomic import write_atomically
+
+    write_atomically(folder / "report.json", report.to_json())
+    write_atomically(folder / "report.txt", plain_text(report))
+    write_atomically(folder / "report.html", html_text(report))
+
+
+def _renew(target: Path, draft: Path, old: Path) -> None:
+    """Swap generated entries one rename at a time; folders such as lib/ may hold things of the user's beside ours."""
+    old.mkdir()
+    for entry in sorted(draft.iterdir()):
+        place = target / entry.name
+        if entry.name in USER_FILES and place.exists():
+            continue
+        children = sorted(entry.iterdir()) if entry.is_dir() and place.is_dir() else [entry]
+        for child in children:
+            destination = place if child is entry else place / child.name
+            if destination.exists():
+                destination.rename(old / f"{entry.name}.{child.name}")
+            child.rename(destination)

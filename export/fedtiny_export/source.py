@@ -1,0 +1,97 @@
+"""What the user hands to fedtiny-export, checked: a run folder or an ONNX file, with ranges and samples.
+
+A run folder is read as design says fedtiny-train leaves it; nothing of fedtiny_train is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import FedtinyError, UsageError
+from .evaluate import Samples, calibrate, read_samples
+from .ir import Graph
+from .passes import simplify
+from .quantize import read_ranges
+from .read_onnx import read_onnx
+
+MAX_LABELS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A float network ready to quantise."""
+
+    name: str
+    graph: Graph
+    ranges: Mapping[str, tuple[float, float]]
+    samples: Samples | None
+    labels: tuple[str, ...]
+
+
+def newest_run(folder: Path = Path("runs")) -> Path:
+    """The run finished last under `runs/`."""
+    finished = [path.parent for path in folder.glob("*/summary.json")]
+    if not finished:
+        raise UsageError(f"no finished run under {folder}/: give a run folder or a model.onnx, or call fedtiny-train")
+    return max(finished, key=lambda path: ((path / "summary.json").stat().st_mtime, path.name))
+
+
+def read_source(given: Path, *, calibration: Path | None, evaluation: Path | None) -> Source:
+    """Read a run folder or a model file."""
+    if not given.exists():
+        raise FedtinyError(f"{given}: no such file or folder")
+    model = given / "model.onnx" if given.is_dir() else given
+    if not model.is_file():
+        raise FedtinyError(f"{given}: has no model.onnx: not a finished run of fedtiny-train")
+    if model.suffix != ".onnx":
+        raise UsageError(f"{given}: a run folder or a .onnx file is needed")
+    graph = simplify(read_onnx(model))
+    samples_file = model.parent / "samples.npz"
+    samples = None
+    if evaluation is not None:
+        samples = read_samples(evaluation, graph, need_labels=True)
+    elif given.is_dir() and samples_file.is_file():
+        samples = read_samples(samples_file, graph)
+    _check_label_range(graph, samples)
+    return Source(given.name or "model", graph, _ranges(model, graph, calibration), samples, _labels(given, graph))
+
+
+def _check_label_range(graph: Graph, samples: Samples | None) -> None:
+    classes = graph.tensors[graph.output].elements
+    if samples is not None and samples.y is not None and not (0 <= samples.y.min() and samples.y.max() < classes):
+        raise FedtinyError(f"labels reach from {samples.y.min()} to {samples.y.max()}; the network has {classes} classes")
+
+
+def _ranges(model: Path, graph: Graph, calibration: Path | None) -> Mapping[str, tuple[float, float]]:
+    if calibration is not None:
+        return calibrate(graph, read_samples(calibration, graph))
+    beside = model.parent / "ranges.json"
+    if not beside.is_file():
+        raise FedtinyError(f"{model}: no ranges.json beside it: give --calibration FILE.npz with some inputs `x`")
+    return read_ranges(beside)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that must hold an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FedtinyError(f"{path}: not a readable JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise FedtinyError(f"{path}: holds no JSON object")
+    return content
+
+
+def _labels(given: Path, graph: Graph) -> tuple[str, ...]:
+    count = graph.tensors[graph.output].elements
+    numbered = tuple(str(index) for index in range(min(count, MAX_LABELS)))
+    if not given.is_dir() or not (given / "summary.json").is_file():
+        return numbered
+    names = read_json_object(given / "summary.json").get("class_names")
+    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return numbered
