@@ -1,0 +1,119 @@
+"""Federated statistics of a finished network: batch-norm moments, activation ranges and histograms.
+
+The functions of a client turn its data into a few numbers a tensor; those of the server combine them. No
+sample and no activation leaves a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fedtiny_train import models
+from fedtiny_train.models import Array, Arrays
+from fedtiny_train.trace import steps, walk
+
+BINS = 256
+CHUNK = 256
+Doubles = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+def tensor_names(model: nn.Module) -> list[str]:
+    """Return the input and every activation, in graph order."""
+    return ["input", *(step.output for step in steps(model))]
+
+
+def tensor_ranges(model: nn.Module, x: Array) -> Doubles:
+    """Return one row (least, greatest) for each tensor of the network."""
+    model.eval()
+    plan = steps(model)
+    found = np.empty((len(plan) + 1, 2))
+    found[:, 0], found[:, 1] = np.inf, -np.inf
+    with torch.no_grad():
+        for at in range(0, len(x), CHUNK):
+            for row, (_, value) in enumerate(walk(plan, torch.from_numpy(x[at : at + CHUNK]))):
+                found[row, 0] = min(found[row, 0], float(value.min()))
+                found[row, 1] = max(found[row, 1], float(value.max()))
+    return found
+
+
+def tensor_histograms(model: nn.Module, x: Array, edges: Doubles) -> Counts:
+    """Count the values of each tensor in equal bins between its edges; what lies outside joins the last bin."""
+    model.eval()
+    plan = steps(model)
+    counts = np.zeros((len(plan) + 1, BINS), dtype=np.int64)
+    with torch.no_grad():
+        for at in range(0, len(x), CHUNK):
+            for row, (_, value) in enumerate(walk(plan, torch.from_numpy(x[at : at + CHUNK]))):
+                counts[row] += histogram(value.numpy(), edges[row, 0], edges[row, 1])
+    return counts
+
+
+def histogram(values: npt.NDArray[np.floating], low: float, high: float) -> Counts:
+    """Count values in `BINS` equal bins; a tensor that is constant falls into the first bin."""
+    if not high > low:
+        return np.bincount([0], weights=[values.size], minlength=BINS).astype(np.int64)
+    place = (values.reshape(-1).astype(np.float64) - low) * (BINS / (high - low))
+    return np.bincount(np.clip(place, 0, BINS - 1).astype(np.int64), minlength=BINS)
+
+
+def norm_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
+    """Return `NAME.mean` and `NAME.var` of each batch norm's input per channel, over all samples and places."""
+    model.eval()
+    plan = steps(model)
+    sums: dict[str, list[Doubles]] = {}
+    wanted = {step.inputs[0]: step.path for step in plan if step.path in models.norms(model)}
+    places: dict[str, int] = {}
+    with torch.no_grad():
+        for at in range(0, len(x), CHUNK):
+            for name, value in walk(plan, torch.from_numpy(x[at : at + CHUNK])):
+                if name in wanted:
+                    rows = value.double().transpose(0, 1).flatten(1).numpy()
+                    one = [rows.sum(1), (rows**2).sum(1)]
+                    old = sums.get(wanted[name])
+                    sums[wanted[name]] = one if old is None else [a + b for a, b in zip(old, one, strict=True)]
+                    places[wanted[name]] = places.get(wanted[name], 0) + rows.shape[1]
+    found: dict[str, Doubles] = {}
+    for name, (total, squares) in sums.items():
+        mean = total / places[name]
+        found[f"{name}.mean"] = mean
+        found[f"{name}.var"] = np.maximum(squares / places[name] - mean**2, 0.0)
+    return found
+
+
+def pool_moments(parts: Sequence[tuple[float, Mapping[str, npt.NDArray[Any]]]]) -> Arrays:
+    """Combine clients' moments, each with its number of samples: variance = E[v] + Var[m].
+
+    The mean of the variances alone would leave out how far the clients' means lie apart.
+    """
+    whole = sum(count for count, _ in parts)
+    pooled: Arrays = {}
+    for name in [key.removesuffix(".mean") for key in parts[0][1] if key.endswith(".mean")]:
+        mean = sum(count * m[f"{name}.mean"] for count, m in parts) / whole
+        spread = sum(count * (m[f"{name}.var"] + (m[f"{name}.mean"] - mean) ** 2) for count, m in parts)
+        pooled[f"{name}.running_mean"] = np.asarray(mean, dtype=np.float32)
+        pooled[f"{name}.running_var"] = np.asarray(spread / whole, dtype=np.float32)
+    return pooled
+
+
+def pool_ranges(parts: Sequence[Doubles]) -> Doubles:
+    """Combine clients' ranges: the least of the least, the greatest of the greatest."""
+    return np.stack([np.min([p[:, 0] for p in parts], axis=0), np.max([p[:, 1] for p in parts], axis=0)], axis=1)
+
+
+def report(names: Sequence[str], ranges: Doubles, counts: Counts) -> dict[str, Any]:
+    """Return the content of ranges.json."""
+    return {
+        name: {
+            "min": float(low),
+            "max": float(high),
+            "histogram": {"edges": [float(low), float(high)], "counts": [int(n) for n in row]},
+        }
+        for name, (low, high), row in zip(names, ranges, counts, strict=True)
+    }

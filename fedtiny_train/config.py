@@ -1,0 +1,298 @@
+"""The one tree of options: a field here is a TOML key and a command-line flag of the same name.
+
+It reads, checks and writes configurations. It imports neither torch nor numpy, so that `--help` answers at
+once, and it knows nothing of what the options do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from fedtiny_export.errors import FedtinyError, UsageError, nearest
+
+T = TypeVar("T")
+Scalar = bool | int | float | str
+
+METHODS = ("fedtiny", "random", "fedavg")
+MODELS = ("auto", "resnet8", "mlp")
+DATASETS = ("digits",)
+# Names that users of other tools will type; they get a clear answer instead of "no such file".
+LATER_DATASETS = ("cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "speech-commands")
+LATER = {"engine": ("flower",), "device": ("cuda",), "precision": ("bf16",)}
+
+
+def option(
+    default: T,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    recorded: bool = True,
+) -> T:
+    """Declare one option: its default, its help text and the values it may take.
+
+    `recorded=False` marks an option that says how a run is carried out, never what comes out of it; it is
+    left out of the run folder's config.toml, whose bytes depend on the result alone.
+    """
+    facts = {
+        "help": text,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "above": above,
+        "recorded": recorded,
+    }
+    return cast(T, field(default=default, metadata=facts))
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Which data, and how it is spread over the clients."""
+
+    data: str = option("digits", "digits (bundled), or a FILE.npz with x_train y_train x_test y_test")
+    data_dir: str = option("", "folder that relative data files are looked up in")
+    clients: int = option(10, "number of clients; with natural clients, 0 keeps them all", low=0)
+    partition: str = option("dirichlet:0.5", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural")
+    public: str = option(
+        "holdout:50", "data to pre-train on: holdout:N takes N training samples from the clients; or none"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The network."""
+
+    model: str = option("auto", "auto is resnet8 for images, mlp for feature vectors", choices=MODELS)
+    width: int = option(16, "channels of the first layer; all others follow", low=1, high=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Federated training, the same for every method."""
+
+    method: str = option("fedtiny", "what decides which weights live", choices=METHODS)
+    density: float = option(
+        0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1", low=0, high=1
+    )
+    rounds: int = option(40, "rounds of federated training", low=1)
+    local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
+    participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
+    batch: int = option(32, "samples a step", low=2)
+    lr: float = option(0.05, "learning rate of the first round", above=0)
+    lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0)
+    momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
+    weight_decay: float = option(1e-4, "weight decay of SGD", low=0)
+    pretrain_epochs: int = option(20, "passes of the server over the public data before round 1", low=0)
+    pretrain_batch: int = option(10, "samples a step of pre-training", low=2)
+    first_dense: bool = option(True, "leave a first convolution unpruned (it counts as kept all the same)")
+    recalibrate: int = option(
+        3, "passes that renew the batch-norm statistics after the last round; 0 is off", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FedTinyOptions:
+    """FedTiny alone: adaptive batch-norm selection, then progressive pruning."""
+
+    selection: bool = option(True, "choose the first mask by adaptive batch-norm selection")
+    progressive: bool = option(True, "grow and prune during training")
+    pool: int = option(0, "candidate masks; 0 is max(5, 0.1 / density)", low=0)
+    warmup_rounds: int = option(0, "dense federated rounds before the selection", low=0)
+    adaptation_passes: int = option(10, "forward passes that adapt the batch norm of a candidate", low=1)
+    granularity: str = option("block", "what is adjusted at a time", choices=("entire", "block", "layer"))
+    order: str = option(
+        "backward", "from the output to the input, or the other way", choices=("backward", "forward")
+    )
+    adjust_every: int = option(0, "rounds between adjustments; 0 is rounds / 30, at least 1", low=0)
+    adjust_until: int = option(0, "last round that may adjust; 0 is rounds / 3", low=0)
+    adjust_rate: float = option(0.3, "share of a layer's live weights that the first swap moves", low=0, high=1)
+    scale_by_norm: bool = option(
+        False, "weigh gradients by the batch-norm deviation, so that dead filters do not take all growth"
+    )
+    row_floor: int = option(0, "least number of weights kept for each class in the last layer", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How the run is carried out."""
+
+    seed: int = option(0, "seed of everything random", low=0)
+    engine: str = option("local", "where clients run", choices=("local",), recorded=False)
+    workers: int = option(1, "processes that clients run in; the result does not depend on it", low=1, recorded=False)
+    device: str = option("auto", "what computes; auto is cpu", choices=("auto", "cpu"))
+    precision: str = option("fp32", "arithmetic of training", choices=("fp32",))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One whole run."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    fedtiny: FedTinyOptions = field(default_factory=FedTinyOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def sections() -> Iterator[tuple[str, type]]:
+    """Yield each section's name and its dataclass."""
+    for part in dataclasses.fields(Config):
+        yield part.name, cast(type, part.default_factory)
+
+
+def options() -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Yield (section, field) for every option of the tree."""
+    for name, section in sections():
+        for item in dataclasses.fields(section):
+            yield name, item
+
+
+def split_spec(text: str) -> tuple[str, str]:
+    """Split `kind:value` of a partition or a holdout; the value may be empty."""
+    kind, _, value = text.partition(":")
+    return kind, value
+
+
+def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
+    facts = item.metadata
+    if facts["choices"] and value not in facts["choices"]:
+        if value in LATER.get(item.name, ()):
+            raise ValueError(
+                f"{item.name} {value} is not available in this version; use {' or '.join(facts['choices'])}"
+            )
+        raise ValueError(
+            f"unknown {item.name} {value!r}{nearest(str(value), facts['choices'])}; "
+            f"known: {', '.join(facts['choices'])}"
+        )
+    if isinstance(value, str) or isinstance(value, bool):
+        return
+    low, high, above = facts["low"], facts["high"], facts["above"]
+    if value != value or (low is not None and value < low) or (above is not None and value <= above):
+        raise ValueError(f"{item.name} is {value}; it must be {'above' if low is None else 'at least'} "
+                         f"{above if low is None else low}")
+    if high is not None and value > high:
+        raise ValueError(f"{item.name} is {value}; it must be at most {high}")
+
+
+def _check_number(name: str, kind: str, text: str, least: float, whole: bool) -> None:
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        raise ValueError(f"{name} {kind} needs a number after the colon, not {text!r}") from None
+    if not least <= number < float("inf"):
+        raise ValueError(f"{name} {kind}:{text} must be at least {least}")
+
+
+def check(config: Config) -> None:
+    """Raise ValueError with one clear line if an option has a value it may not have."""
+    for section, item in options():
+        _check_option(item, getattr(getattr(config, section), item.name))
+    kind, value = split_spec(config.data.partition)
+    if kind not in (known := ("iid", "dirichlet", "shards", "natural")):
+        raise ValueError(f"unknown partition {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")
+    if kind == "dirichlet":
+        _check_number("partition", kind, value, 1e-3, whole=False)
+    elif kind == "shards":
+        _check_number("partition", kind, value, 1, whole=True)
+    elif value or ":" in config.data.partition:
+        raise ValueError(f"partition {kind} takes no value, but {config.data.partition!r} has one")
+    kind, value = split_spec(config.data.public)
+    if kind == "holdout":
+        _check_number("public", kind, value, 1, whole=True)
+    elif config.data.public != "none":
+        raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, none")
+    if config.data.clients == 0 and split_spec(config.data.partition)[0] != "natural":
+        raise ValueError("clients is 0; only the natural partition knows its own number of clients")
+    if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
+        raise ValueError(f"density is {config.train.density}, but fedavg keeps every weight; "
+                         "leave density out, or use --method fedtiny or random")
+
+
+def settle(config: Config) -> Config:
+    """Fill in what an option leaves to the method, so that config.toml says what was run."""
+    if config.train.density:
+        return config
+    own = 1.0 if config.train.method == "fedavg" else 0.1
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, density=own))
+
+
+def _convert(item: dataclasses.Field[Any], value: object) -> Scalar:
+    kind = type(item.default)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        raise ValueError(f"{item.name} must be {wanted}, not {value!r}")
+    return cast(Scalar, value)
+
+
+def merge(config: Config, values: Mapping[str, Mapping[str, object]]) -> Config:
+    """Return `config` with the values of each section replaced; raise ValueError on what does not fit."""
+    known_sections = dict(sections())
+    for name, content in values.items():
+        if name not in known_sections:
+            home = [f"[{section}] {name}" for section, item in options() if item.name == name]
+            hint = f" (it belongs to {home[0]})" if home else nearest(name, known_sections)
+            raise ValueError(f"unknown section or key {name!r}{hint}")
+        if not isinstance(content, Mapping):
+            raise ValueError(f"[{name}] must be a table")
+        items = {item.name: item for item in dataclasses.fields(known_sections[name])}
+        for key in content:
+            if key not in items:
+                home = [f"[{section}]" for section, item in options() if item.name == key]
+                hint = f" (it belongs to {home[0]})" if home else nearest(key, items)
+                raise ValueError(f"unknown key {key!r} in [{name}]{hint}")
+        changed = {key: _convert(items[key], value) for key, value in content.items()}
+        section = dataclasses.replace(getattr(config, name), **changed)
+        config = dataclasses.replace(config, **{name: section})
+    return config
+
+
+def read_toml(path: Path) -> Config:
+    """Read and check a configuration file."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FedtinyError(f"{path} is not TOML: {error}") from None
+    try:
+        config = merge(Config(), content)
+        check(config)
+    except ValueError as error:
+        raise FedtinyError(f"{path}: {error}") from None
+    return config
+
+
+def apply_flags(config: Config, flags: Mapping[str, Scalar]) -> Config:
+    """Return `config` with the options given on the command line, checked."""
+    values: dict[str, dict[str, object]] = {}
+    for section, item in options():
+        if item.name in flags:
+            values.setdefault(section, {})[item.name] = flags[item.name]
+    try:
+        config = merge(config, values)
+        check(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """Write the configuration, complete, with each option's meaning beside it."""
+    lines = []
+    for name, section in sections():
+        recorded = [item for item in dataclasses.fields(section) if item.metadata["recorded"]]
+        lines.append(f"[{name}]")
+        for item in recorded:
+            value = getattr(getattr(config, name), item.name)
+            text = json.dumps(value, ensure_ascii=False) if not isinstance(value, float) else repr(value)
+            lines.append(f"{item.name} = {text}  # {item.metadata['help']}")
+        lines.append("")
+    return "\n".join(lines)

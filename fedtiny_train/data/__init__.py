@@ -1,0 +1,111 @@
+"""Data as the user gave it, and how it is dealt out to clients.
+
+A `Dataset` holds raw samples, channels last; a `Federation` holds what each party sees, in the layout of the
+network (channels first, float32), not normalised: that is the network's first step. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedtiny_export.errors import FedtinyError, UsageError, nearest
+from fedtiny_train.config import DATASETS, LATER_DATASETS, DataOptions, split_spec
+from fedtiny_train.data import digits, npz, partition
+from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.seeds import rng
+
+Samples = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one client holds."""
+
+    client: int
+    x: Samples
+    y: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Who holds what: the clients' private data, the server's public data (may be empty) and its test set."""
+
+    shards: tuple[Shard, ...]
+    public: Shard
+    test: Shard
+    test_client: Labels | None
+
+
+def load(options: DataOptions) -> Dataset:
+    """Read the data set that was asked for."""
+    if options.data == "digits":
+        return digits.read()
+    if options.data in LATER_DATASETS:
+        raise UsageError(
+            f"data set {options.data} is not available in this version; "
+            f"use {', '.join(DATASETS)} or convert it to a FILE.npz"
+        )
+    path = Path(options.data_dir) / options.data
+    if path.suffix != ".npz":
+        hint = nearest(options.data, (*DATASETS, *LATER_DATASETS))
+        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(DATASETS)}, FILE.npz")
+    if not path.is_file():
+        raise FedtinyError(f"data file {path} does not exist")
+    return npz.read(path)
+
+
+def to_network(x: npt.NDArray[Any]) -> Samples:
+    """Return samples as the network takes them: float32, a channel axis first."""
+    x = x.astype(np.float32)
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4:
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return a hash of everything in a data set, so that a resumed run can tell whether it changed."""
+    digest = hashlib.sha256()
+    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.client_train):
+        if array is not None:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def hold_out(y: Labels, wanted: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw `wanted` indices, the classes in turn, so that a small public set has some of each."""
+    queues = [generator.permutation(np.flatnonzero(y == c)).tolist() for c in np.unique(y)]
+    picked: list[int] = []
+    while len(picked) < wanted and any(queues):
+        picked += [queue.pop() for queue in queues if queue][: wanted - len(picked)]
+    return np.sort(np.array(picked, dtype=np.int64))
+
+
+def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
+    """Take the public holdout out of the training split and deal the rest to the clients."""
+    kind, value = split_spec(options.public)
+    count = int(value) if kind == "holdout" else 0
+    if count > len(dataset.y_train) // 2:
+        raise FedtinyError(
+            f"public holdout:{count} is more than half of the {len(dataset.y_train)} training samples; "
+            f"at most holdout:{len(dataset.y_train) // 2}"
+        )
+    held = hold_out(dataset.y_train, count, rng(seed, "public"))
+    private = np.setdiff1d(np.arange(len(dataset.y_train)), held)
+    natural = None if dataset.client_train is None else dataset.client_train[private]
+    parts = partition.split(
+        options.partition, dataset.y_train[private], options.clients, natural, rng(seed, "partition")
+    )
+    x, y = to_network(dataset.x_train), dataset.y_train
+    shards = tuple(Shard(k, x[private[part]], y[private[part]]) for k, part in enumerate(parts))
+    test = Shard(-1, to_network(dataset.x_test), dataset.y_test)
+    return Federation(shards, Shard(-1, x[held], y[held]), test, dataset.client_test)

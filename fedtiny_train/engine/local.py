@@ -1,0 +1,73 @@
+"""Clients in this process, or in a small pool of processes that live as long as the run.
+
+Each process computes with one thread, and an answer depends on its order alone, so any number of workers
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from fedtiny_export.errors import FedtinyError
+from fedtiny_train import client
+from fedtiny_train.client import LocalSpec
+from fedtiny_train.data import Shard
+from fedtiny_train.engine import Order
+
+
+class Inline:
+    """All clients one after the other, here."""
+
+    def __init__(self, shards: Sequence[Shard], local: LocalSpec) -> None:
+        client.prepare_torch()
+        self.shards, self.local = shards, local
+
+    def run(self, orders: Sequence[Order]) -> list[bytes]:
+        """Answer one order after the other."""
+        return [client.answer(o.request, o.kept, self.shards[o.client], self.local) for o in orders]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+_here: Inline | None = None
+
+
+def _begin(shards: Sequence[Shard], local: LocalSpec) -> None:
+    global _here
+    _here = Inline(shards, local)
+
+
+def _answer(order: Order) -> bytes:
+    assert _here is not None
+    return _here.run([order])[0]
+
+
+class Pool:
+    """Clients in worker processes, started fresh so that they share no state with this one."""
+
+    def __init__(self, shards: Sequence[Shard], local: LocalSpec, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(workers, context, _begin, (tuple(shards), local))
+
+    def run(self, orders: Sequence[Order]) -> list[bytes]:
+        """Answer the orders in parallel."""
+        try:
+            return list(self.pool.map(_answer, orders))
+        except BrokenProcessPool:
+            raise FedtinyError(
+                "a worker process died (out of memory?); go on with --resume and fewer --workers"
+            ) from None
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.pool.shutdown(cancel_futures=True)
+
+
+def start(shards: Sequence[Shard], local: LocalSpec, workers: int) -> Inline | Pool:
+    """Return the engine for a number of workers; one worker needs no process of its own."""
+    workers = min(workers, len(shards))
+    return Inline(shards, local) if workers == 1 else Pool(shards, local, workers)

@@ -1,0 +1,135 @@
+"""Scores to masks, densities and schedules, as pure functions of arrays and numbers.
+
+A mask is a boolean array of a weight's shape. Nothing here knows a model, a client or a method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+def kept_total(density: float, sizes: Sequence[int]) -> int:
+    """Return how many weights a density keeps: rounded down, with room for the last bit of a float."""
+    return math.floor(density * sum(sizes) + 1e-9)
+
+
+def allocate(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
+    """Split `total` kept weights over layers of `sizes`, in proportion to `shares` (wished-for counts).
+
+    Every layer keeps at least one weight and at most all. Counts are rounded down, and what is left goes to
+    the largest remainders, the earlier layer first.
+    """
+    if not len(sizes) <= total <= sum(sizes):
+        raise ValueError(f"{total} weights cannot be split over {len(sizes)} layers of {sum(sizes)} weights")
+    wished = [min(max(share, 1.0), float(size)) for share, size in zip(shares, sizes, strict=True)]
+    # Scale until the wishes sum to the total; those at a bound stay there, so a few passes are enough.
+    for _ in range(64):
+        free = [i for i, (w, size) in enumerate(zip(wished, sizes, strict=True)) if 1.0 < w < size]
+        gap = total - sum(wished)
+        weight = sum(wished[i] for i in free)
+        if abs(gap) < 1e-9 or weight <= 0:
+            break
+        for i in free:
+            wished[i] = min(max(wished[i] * (1 + gap / weight), 1.0), float(sizes[i]))
+    counts = [math.floor(w + 1e-9) for w in wished]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (counts[i] - wished[i], i))
+    missing = total - sum(counts)
+    while missing:
+        step = 1 if missing > 0 else -1
+        for i in by_remainder if step > 0 else reversed(by_remainder):
+            if missing and (counts[i] < sizes[i] if step > 0 else counts[i] > 1):
+                counts[i] += step
+                missing -= step
+    return counts
+
+
+def noisy_shares(
+    density: float, sizes: Sequence[int], generator: np.random.Generator, spread: float = 0.5
+) -> list[float]:
+    """Draw FedTiny's candidate densities: d_l = d + U(-spread, spread) * d, redrawn until the whole is near d.
+
+    Near is 2 %, as in the authors' code; after 1,000 draws the last one is taken and left to `allocate`.
+    """
+    whole = sum(sizes)
+    shares = [density * size for size in sizes]
+    for _ in range(1000):
+        factors = 1 + generator.uniform(-spread, spread, len(sizes))
+        shares = [min(density * float(f) * size, float(size)) for f, size in zip(factors, sizes, strict=True)]
+        if abs(sum(math.floor(s) for s in shares) / whole - density) / density < 0.02:
+            break
+    return shares
+
+
+def top_mask(score: npt.NDArray[np.floating], count: int, row_floor: int = 0) -> Mask:
+    """Keep the `count` highest scores, ties to the lower index; first `row_floor` of each row (axis 0)."""
+    flat = score.reshape(-1).astype(np.float64)
+    mask = np.zeros(flat.shape, dtype=np.bool_)
+    if row_floor:
+        rows = flat.reshape(score.shape[0], -1)
+        floor = min(row_floor, rows.shape[1], count // rows.shape[0])
+        best = np.argsort(-rows, axis=1, kind="stable")[:, :floor]
+        mask.reshape(rows.shape)[np.arange(rows.shape[0])[:, None], best] = True
+    order = np.argsort(-np.where(mask, -np.inf, flat), kind="stable")
+    mask[order[: count - int(mask.sum())]] = True
+    return mask.reshape(score.shape)
+
+
+def random_mask(shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Mask:
+    """Keep `count` positions, each set of them equally likely."""
+    mask = np.zeros(math.prod(shape), dtype=np.bool_)
+    mask[generator.choice(mask.size, count, replace=False)] = True
+    return mask.reshape(shape)
+
+
+def density_of(masks: Mapping[str, Mask]) -> float:
+    """Return kept / prunable over all masks together."""
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.size for m in masks.values())
+
+
+def swap_count(active: int, step: int, last_step: int, rate: float = 0.3) -> int:
+    """Return a_t = rate/2 * (1 + cos(pi * t / t_last)) * n, rounded up: FedTiny's number of swaps.
+
+    `step` and `last_step` are in local epochs, `active` is the number of live weights of the layer.
+    """
+    if step > last_step:
+        return 0
+    return math.ceil(rate / 2 * (1 + math.cos(math.pi * step / last_step)) * active - 1e-9)
+
+
+def top_gradients(gradient: Array, mask: Mask, count: int) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return (indices, values) of the `count` largest |gradient| among pruned positions, by index."""
+    pruned = np.flatnonzero(~mask.reshape(-1))
+    values = gradient.reshape(-1)[pruned]
+    best = np.sort(np.argsort(-np.abs(values), kind="stable")[:count])
+    return pruned[best], values[best]
+
+
+def swap(weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int = 0) -> Mask:
+    """Prune the `count` smallest live weights and grow the pruned positions with the largest |gradient|.
+
+    Positions without a gradient (zero) are never grown, and a position pruned now never is, so the number of
+    swaps is the smaller of what may go and what may come; the count of live weights stays.
+    """
+    live, strength = mask.reshape(-1), np.abs(gradient.reshape(-1))
+    candidates = np.flatnonzero(~live & (strength > 0))
+    protected = np.zeros_like(mask)
+    if row_floor:
+        size = np.where(mask, np.abs(weights), -1.0)
+        rows = size.reshape(mask.shape[0], -1)
+        best = np.argsort(-rows, axis=1, kind="stable")[:, :row_floor]
+        protected.reshape(rows.shape)[np.arange(rows.shape[0])[:, None], best] = True
+    droppable = np.flatnonzero(live & ~protected.reshape(-1))
+    count = min(count, len(candidates), len(droppable))
+    drop = droppable[np.argsort(np.abs(weights.reshape(-1)[droppable]), kind="stable")[:count]]
+    grow = candidates[np.argsort(-strength[candidates], kind="stable")[:count]]
+    after = live.copy()
+    after[drop] = False
+    after[grow] = True
+    return after.reshape(mask.shape)

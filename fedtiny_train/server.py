@@ -1,0 +1,197 @@
+"""What the server does: ask clients, check what they send, and aggregate it in the order of the clients.
+
+It holds the global state as a value and never sees a sample of a client. Which weights live is the business
+of `methods`; when what happens is the business of `rounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from fedtiny_export.errors import FedtinyError
+from fedtiny_train import models, wire
+from fedtiny_train.data import Shard
+from fedtiny_train.engine import Engine, Order
+from fedtiny_train.masks import Array, Mask
+from fedtiny_train.models import Arrays, ModelSpec
+from fedtiny_train.wire import Message, Sparse
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The global model: every tensor by name, the mask of each prunable weight, and what a method remembers."""
+
+    tensors: Arrays
+    masks: dict[str, Mask]
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_masks(self, masks: dict[str, Mask]) -> State:
+        """Return the state under new masks; what they leave out is zero."""
+        pruned = {name: self.tensors[name] * mask for name, mask in masks.items()}
+        return replace(self, tensors=self.tensors | pruned, masks=masks)
+
+    def message(self, kind: str, numbers: Mapping[str, float] | None = None) -> Message:
+        """Return the model as it travels: sparse where its masks are."""
+        tensors = {name: wire.masked(a, self.masks.get(name)) for name, a in self.tensors.items()}
+        return Message(kind, numbers or {}, tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A client whose answer was not used, and why."""
+
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What came back from one wave of requests, and what it cost."""
+
+    messages: dict[int, Message]
+    refused: tuple[Refusal, ...]
+    bytes_up: int
+    bytes_down: int
+
+
+Check = Callable[[Message], None]
+
+
+def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, kept: Message | None = None) -> Answers:
+    """Send one request to each client; refuse the answers that do not pass `check`.
+
+    `kept` is an earlier request that the clients still hold: it is not sent, and not counted, again.
+    """
+    body, before = wire.encode(request), wire.encode(kept) if kept else b""
+    replies = engine.run([Order(client, body, before) for client in clients])
+    good: dict[int, Message] = {}
+    refused = []
+    for client, reply in zip(clients, replies, strict=True):
+        try:
+            message = wire.decode(reply)
+            check(message)
+            good[client] = message
+        except FedtinyError as error:
+            refused.append(Refusal(client, str(error)))
+    if not good:
+        raise FedtinyError(
+            f"no client sent a usable answer to {request.kind!r}; "
+            f"client {refused[0].client}: {refused[0].reason}"
+        )
+    return Answers(good, tuple(refused), sum(map(len, replies)), len(body) * len(clients))
+
+
+def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
+    """Refuse a message of another kind, without the numbers it needs, or with anything that is not finite."""
+    if message.kind != kind:
+        raise FedtinyError(f"it is a {message.kind!r}, not a {kind!r}")
+    for name in numbers:
+        if not np.isfinite(message.numbers.get(name, np.nan)):
+            raise FedtinyError(f"{name} is missing or not finite")
+    if message.numbers.get("samples", 1) < 1:
+        raise FedtinyError(f"it speaks for {message.numbers['samples']} samples")
+    for name, tensor in message.tensors.items():
+        values = tensor.values if isinstance(tensor, Sparse) else tensor
+        if not np.isfinite(values).all():
+            raise FedtinyError(f"{name} holds values that are not finite")
+
+
+def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optional: Sequence[str] = ()) -> None:
+    """Refuse a message whose tensors are not exactly those of `shapes`; the optional ones may be left out."""
+    for name, tensor in message.tensors.items():
+        if name not in shapes:
+            raise FedtinyError(f"it has a tensor {name} that was not asked for")
+        if tensor.shape != shapes[name]:
+            raise FedtinyError(f"{name} has shape {tensor.shape}, not {shapes[name]}")
+    for name in shapes:
+        if name not in message.tensors and name not in optional:
+            raise FedtinyError(f"{name} is missing")
+
+
+def update_check(state: State, top: Mapping[str, int]) -> Check:
+    """Return the check of a round's update: finite, of the right shapes, live only where the mask is."""
+    fixed = ("center.mean", "scale.inv_std")
+    shapes = {name: a.shape for name, a in state.tensors.items() if name not in fixed}
+    statistics = [name for name in shapes if "running_" in name]
+    wanted = {f"top/{name}": count for name, count in top.items()}
+    shapes |= {name: state.tensors[name.removeprefix("top/")].shape for name in wanted}
+
+    def check(message: Message) -> None:
+        need(message, "update", ("samples", "loss"))
+        need_shapes(message, shapes, statistics)
+        for name, mask in state.masks.items():
+            tensor = message.tensors[name]
+            if not np.array_equal(tensor.mask() if isinstance(tensor, Sparse) else np.ones_like(mask), mask):
+                raise FedtinyError(f"{name} has values where its mask has none, or none where it has")
+        for name, count in wanted.items():
+            tensor = message.tensors[name]
+            if not isinstance(tensor, Sparse) or len(tensor.indices) > count:
+                raise FedtinyError(f"{name} is not a list of at most {count} gradients")
+            if (tensor.mask() & state.masks[name.removeprefix("top/")]).any():
+                raise FedtinyError(f"{name} has gradients of live weights")
+
+    return check
+
+
+def average(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
+    """Average tensors over the clients that sent them, weighted by their samples, in order of the clients."""
+    result = {}
+    for name in names:
+        parts = [(m.numbers["samples"], m.array(name)) for _, m in sorted(messages.items()) if name in m.tensors]
+        if parts:
+            whole = sum(weight for weight, _ in parts)
+            total = sum(weight * part.astype(np.float64) for weight, part in parts)
+            result[name] = np.asarray(total / whole, dtype=np.float32)
+    return result
+
+
+def combine_top(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
+    """Average the clients' top-K gradients, weighted by their samples; what a client left out counts as 0."""
+    whole = sum(m.numbers["samples"] for m in messages.values())
+    result: dict[str, Array] = {}
+    for name in names:
+        parts = [(m.numbers["samples"], m.array(f"top/{name}")) for _, m in sorted(messages.items())]
+        total = sum(weight * part.astype(np.float64) for weight, part in parts)
+        result[name] = np.asarray(total / whole, dtype=np.float32)
+    return result
+
+
+def normalisation(messages: Mapping[int, Message]) -> dict[str, float]:
+    """Combine the clients' descriptions of their inputs into one mean and one deviation.
+
+    The mean is snapped to the grid that an int8 input with this range has, S = (max - min) / 255 with 0 in
+    the range, so that an exporter can fold the subtraction into the zero point without any rounding.
+    """
+    parts = [m.numbers for _, m in sorted(messages.items())]
+    count, total, squares = (sum(p[key] for p in parts) for key in ("count", "sum", "squares"))
+    low, high = min(p["min"] for p in parts), max(p["max"] for p in parts)
+    step = (max(high, 0.0) - min(low, 0.0)) / 255
+    mean = total / count
+    deviation = max(squares / count - mean**2, 0.0) ** 0.5
+    snapped = step * round(mean / step) if step else 0.0
+    return {"mean": snapped, "std": deviation or 1.0, "min": low, "max": high}
+
+
+def logits(spec: ModelSpec, tensors: Arrays, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the outputs of a state for a set of samples."""
+    model = models.shared(spec)
+    models.load(model, tensors)
+    model.eval()
+    with torch.no_grad():
+        parts = [model(torch.from_numpy(x[at : at + 512])).numpy() for at in range(0, len(x), 512)]
+    return np.concatenate(parts)
+
+
+def evaluate(spec: ModelSpec, tensors: Arrays, test: Shard) -> tuple[float, float, npt.NDArray[np.bool_]]:
+    """Return accuracy, mean loss and which samples are right, on the server's test set."""
+    output = logits(spec, tensors, test.x)
+    loss = float(F.cross_entropy(torch.from_numpy(output).double(), torch.from_numpy(test.y)))
+    right = output.argmax(1) == test.y
+    return float(right.mean()), loss, right

@@ -1,0 +1,185 @@
+"""What travels between the server and a client, as bytes. A run's traffic is the length of these.
+
+A message has a kind, some numbers by name and some tensors by name. A tensor is dense, or it is `Sparse`:
+values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
+are part of the value, since a live weight may be zero. `decode` trusts nothing it reads.
+
+    "FTW1"  kind  u16 count  (name f64)*  u16 count  tensor*
+    tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
+    body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
+    name    = u8 length  UTF-8;  all numbers little-endian
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedtiny_export.errors import FedtinyError
+
+MAGIC = b"FTW1"
+TYPES = ("<f4", "<f8", "<i8")
+DENSE, BITMAP, INDEX16, INDEX32 = range(4)
+MOST_ELEMENTS = 1 << 30
+
+
+class WireError(FedtinyError):
+    """A message that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """Values at strictly increasing flat positions of a tensor; elsewhere it is zero."""
+
+    shape: tuple[int, ...]
+    indices: npt.NDArray[np.int64]
+    values: npt.NDArray[Any]
+
+    def dense(self) -> npt.NDArray[Any]:
+        """Return the whole tensor."""
+        flat = np.zeros(math.prod(self.shape), dtype=self.values.dtype)
+        flat[self.indices] = self.values
+        return flat.reshape(self.shape)
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return where the values are."""
+        flat = np.zeros(math.prod(self.shape), dtype=np.bool_)
+        flat[self.indices] = True
+        return flat.reshape(self.shape)
+
+
+Tensor = npt.NDArray[Any] | Sparse
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """One message, either way."""
+
+    kind: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """Return a tensor as a dense array."""
+        tensor = self.tensors[name]
+        return tensor.dense() if isinstance(tensor, Sparse) else tensor
+
+
+def masked(array: npt.NDArray[Any], mask: npt.NDArray[np.bool_] | None) -> Tensor:
+    """Return `array` as it travels under a mask: sparse where the mask leaves something out."""
+    if mask is None or mask.all():
+        return array
+    indices = np.flatnonzero(mask)
+    return Sparse(array.shape, indices, array.reshape(-1)[indices])
+
+
+def _name(text: str) -> bytes:
+    data = text.encode()
+    if len(data) > 255:
+        raise ValueError(f"a name of {len(data)} bytes does not fit a message: {text[:40]}...")
+    return bytes([len(data)]) + data
+
+
+def encode(message: Message) -> bytes:
+    """Write a message."""
+    parts = [MAGIC, _name(message.kind), struct.pack("<H", len(message.numbers))]
+    parts += [_name(name) + struct.pack("<d", number) for name, number in message.numbers.items()]
+    parts.append(struct.pack("<H", len(message.tensors)))
+    for name, tensor in message.tensors.items():
+        parts += [_name(name), _encode_tensor(tensor)]
+    return b"".join(parts)
+
+
+def _encode_tensor(tensor: Tensor) -> bytes:
+    values = tensor.values if isinstance(tensor, Sparse) else tensor
+    code = TYPES.index(values.dtype.newbyteorder("<").str)
+    shape = tensor.shape
+    size = math.prod(shape)
+    form, places = DENSE, b""
+    if isinstance(tensor, Sparse):
+        width = 2 if size <= 1 << 16 else 4
+        if -(-size // 8) <= width * len(tensor.indices):
+            bits = np.zeros(size, dtype=np.uint8)
+            bits[tensor.indices] = 1
+            form, places = BITMAP, np.packbits(bits, bitorder="little").tobytes()
+        else:
+            form = INDEX16 if width == 2 else INDEX32
+            places = tensor.indices.astype(f"<u{width}").tobytes()
+        places = struct.pack("<I", len(tensor.indices)) + places
+    head = struct.pack(f"<BBB{len(shape)}I", code, form, len(shape), *shape)
+    return head + places + values.astype(TYPES[code]).tobytes()
+
+
+class _Reader:
+    """A cursor over bytes that cannot leave them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        if count > len(self.data) - self.at:
+            raise WireError(f"message ends after {len(self.data)} bytes, {count} more were to come at {self.at}")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, code: str) -> Any:
+        """Return the next number of a struct code."""
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+
+    def name(self) -> str:
+        """Return the next name."""
+        try:
+            return self.take(self.number("B")).decode()
+        except UnicodeDecodeError:
+            raise WireError("a name in the message is not UTF-8") from None
+
+
+def decode(data: bytes) -> Message:
+    """Read a message; raise WireError on anything that `encode` would not have written."""
+    reader = _Reader(data)
+    if reader.take(4) != MAGIC:
+        raise WireError("not a message: it does not begin with FTW1")
+    kind = reader.name()
+    numbers = {reader.name(): reader.number("d") for _ in range(reader.number("H"))}
+    tensors = {reader.name(): _decode_tensor(reader) for _ in range(reader.number("H"))}
+    if reader.at != len(data):
+        raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
+    return Message(kind, numbers, tensors)
+
+
+def _decode_tensor(reader: _Reader) -> Tensor:
+    code, form, rank = reader.number("B"), reader.number("B"), reader.number("B")
+    if code >= len(TYPES) or form > INDEX32:
+        raise WireError(f"unknown tensor type {code} or form {form}")
+    shape = tuple(int(reader.number("I")) for _ in range(rank))
+    size = math.prod(shape)
+    if size > MOST_ELEMENTS:
+        raise WireError(f"a tensor of {size} elements is over the limit of {MOST_ELEMENTS}")
+    kind = np.dtype(TYPES[code])
+    if form == DENSE:
+        return np.frombuffer(reader.take(size * kind.itemsize), kind).reshape(shape).astype(kind)
+    count = int(reader.number("I"))
+    indices = _decode_places(reader, form, size, count)
+    values = np.frombuffer(reader.take(count * kind.itemsize), kind)
+    return Sparse(shape, indices, values.astype(kind))
+
+
+def _decode_places(reader: _Reader, form: int, size: int, count: int) -> npt.NDArray[np.int64]:
+    if form == BITMAP:
+        packed = np.frombuffer(reader.take(-(-size // 8)), np.uint8)
+        bits = np.unpackbits(packed, bitorder="little")
+        if bits[size:].any() or int(bits.sum()) != count:
+            raise WireError(f"a bitmap marks {int(bits.sum())} positions of {size}, not {count}")
+        return np.flatnonzero(bits)
+    width = 2 if form == INDEX16 else 4
+    indices = np.frombuffer(reader.take(count * width), f"<u{width}").astype(np.int64)
+    if count and (indices[-1] >= size or not (np.diff(indices) > 0).all()):
+        raise WireError(f"positions of a sparse tensor do not increase, or leave its {size} elements")
+    return indices
