@@ -11,16 +11,8 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-TABLES = (
-    "Model SubGraph Tensor Operator OperatorCode Buffer QuantizationParameters Metadata "
-    "Conv2DOptions DepthwiseConv2DOptions FullyConnectedOptions Pool2DOptions AddOptions ReducerOptions PadV2Options "
-    "PadOptions SoftmaxOptions ReshapeOptions SignatureDef TensorMap VariantSubType ExternalBufferGroup ExternalBuffer "
-    "SparsityParameters DimensionMetadata"
-).split()
-ENUMS = (
-    "TensorType Padding ActivationFunctionType BuiltinOperator BuiltinOptions "
-    "FullyConnectedOptionsWeightsFormat SparseIndexVector DimensionType QuantizationDetails"
-).split()
+TABLES = ["Model", "SubGraph", "Tensor", "Operator", "OperatorCode", "Buffer", "QuantizationParameters", "Metadata", "Conv2DOptions", "DepthwiseConv2DOptions", "FullyConnectedOptions", "Pool2DOptions", "AddOptions", "ReducerOptions", "PadV2Options", "PadOptions", "SoftmaxOptions", "ReshapeOptions", "SignatureDef", "TensorMap", "VariantSubType", "ExternalBufferGroup", "ExternalBuffer", "SparsityParameters", "DimensionMetadata"]
+ENUMS = ["TensorType", "Padding", "ActivationFunctionType", "BuiltinOperator", "BuiltinOptions", "FullyConnectedOptionsWeightsFormat", "SparseIndexVector", "DimensionType", "QuantizationDetails"]
 CREATORS = ("BuiltinOptionsCreator", "SparseIndexVectorCreator", "QuantizationDetailsCreator")
 UNUSED_UNIONS = ("BuiltinOptions2Creator",)
 

@@ -55,7 +55,15 @@ STATUS_TEXT = {
     Status.ERROR_ARENA: "the arena is smaller than the model needs, or not bound",
 }
 
-_CTYPES = {"B": "uint8_t", "b": "int8_t", "H": "uint16_t", "h": "int16_t", "I": "uint32_t", "i": "int32_t", "f": "float"}
+_CTYPES = {
+    "B": "uint8_t",
+    "b": "int8_t",
+    "H": "uint16_t",
+    "h": "int16_t",
+    "I": "uint32_t",
+    "i": "int32_t",
+    "f": "float",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,12 +40,16 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         "Turn a run folder or an ONNX file into int8 model files, a firmware project and a memory report.",
         "fedtiny-export runs/2026-01-31-fedtiny-digits --target esp32",
     )
-    parser.add_argument("source", nargs="?", type=Path, help="run folder or model.onnx (default: the newest run in runs/)")
+    parser.add_argument(
+        "source", nargs="?", type=Path, help="run folder or model.onnx (default: the newest run in runs/)"
+    )
     parser.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards", required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
     parser.add_argument("--runtime", choices=["ft"], default="ft", help="what runs the model on the board")
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
-    parser.add_argument("--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
+    )
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
@@ -142,5 +146,3 @@ def devices_main(arguments: Sequence[str] | None = None) -> None:
     from .devices import devices_command
 
     sys.exit(run_command(lambda: devices_command(options.board, options.json)))
-
-

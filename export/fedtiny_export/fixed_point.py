@@ -33,7 +33,11 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
 
 def requantize(x: Ints, multiplier: Ints | int, shift: Ints | int, *, single_rounding: bool = False) -> Ints:
     """Compute round(x * multiplier * 2^(shift-31)), rounding twice as gemmlowp does, or once."""
-    x, multiplier, shift = np.asarray(x, np.int64), np.asarray(multiplier, np.int64), np.asarray(shift, np.int64)
+    x, multiplier, shift = (
+        np.asarray(x, np.int64),
+        np.asarray(multiplier, np.int64),
+        np.asarray(shift, np.int64),
+    )
     if single_rounding:
         total = 31 - shift
         return np.asarray((x * multiplier + (np.int64(1) << (total - 1))) >> total)
@@ -57,9 +61,7 @@ def conv_multipliers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[Ints, I
     data, output = tensors[node.inputs[0]].quant, tensors[node.output].quant
     assert data is not None
     assert output is not None
-    pairs = [
-        quantize_multiplier(data.scale * float(scale) / output.scale) for scale in node.constants["weight_scale"]
-    ]
+    pairs = [quantize_multiplier(data.scale * float(scale) / output.scale) for scale in node.constants["weight_scale"]]
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 

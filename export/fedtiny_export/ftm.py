@@ -205,7 +205,9 @@ def folded_bias(graph: Graph, node: Node) -> NDArray[np.int64]:
     quant = graph.tensors[node.inputs[0]].quant
     assert quant is not None
     weight = node.constants["weight"].astype(np.int64)
-    folded: NDArray[np.int64] = node.constants["bias"].astype(np.int64) - quant.zero_point * weight.reshape(weight.shape[0], -1).sum(axis=1)
+    folded: NDArray[np.int64] = node.constants["bias"].astype(np.int64) - quant.zero_point * weight.reshape(
+        weight.shape[0], -1
+    ).sum(axis=1)
     if np.any(np.abs(folded) >= 2**31):
         raise FedtinyError(f"operator {node.name}: a bias does not fit 32 bits")
     return folded

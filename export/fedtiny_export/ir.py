@@ -148,7 +148,9 @@ def _check_node(node: Node, tensors: Mapping[str, Tensor]) -> None:
 def _conv_shape(node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     weight = node.constants["weight"]
     if len(shape) != 3 or weight.ndim != 4 or weight.shape[3] != shape[2] or weight.shape[1:3] != node.window.kernel:
-        raise FedtinyError(f"operator {node.name}: weights of shape {weight.shape} do not fit an input of shape {shape}")
+        raise FedtinyError(
+            f"operator {node.name}: weights of shape {weight.shape} do not fit an input of shape {shape}"
+        )
     size = node.window.output_size(shape[0], shape[1])
     if min(size) < 1:
         raise FedtinyError(f"operator {node.name}: the kernel {node.window.kernel} is larger than its padded input")

@@ -137,7 +137,9 @@ class _Reader:
         sizes = [*weight.shape[2:], *strides]
         if len(pads) != 4 or len(strides) != 2 or max(pads + sizes) > 255 or min(sizes) < 1 or min(pads) < 0:
             raise FedtinyError(f"operator {node.name}: kernel, strides and pads must lie between 0 and 255")
-        window = Window((weight.shape[2], weight.shape[3]), (strides[0], strides[1]), (pads[0], pads[1], pads[2], pads[3]))
+        window = Window(
+            (weight.shape[2], weight.shape[3]), (strides[0], strides[1]), (pads[0], pads[1], pads[2], pads[3])
+        )
         bias = self._constant(node, 2) if len(node.input) > 2 else np.zeros(weight.shape[0], np.float32)
         constants = {"weight": np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), "bias": bias}
         self._add(node, Op.CONV, (self._data(node, 0),), constants, window)

@@ -54,7 +54,10 @@ def _columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
     numeric = set(right)
     lines = []
     for row in table:
-        cells = [cell.rjust(w) if i in numeric else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(w) if i in numeric else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return lines
@@ -86,7 +89,13 @@ def _layer_table(layers: Sequence[Layer]) -> list[str]:
             continue
         density = _percent(layer.nonzero / layer.weights)
         numbers = (layer.sizes.get("dense", 0), layer.macs, layer.macs_executed)
-        counts = [f"{layer.weights:,}", f"{layer.nonzero:,}", density, layer.encoding, f"{layer.packed_bytes:,}"]
+        counts = [
+            f"{layer.weights:,}",
+            f"{layer.nonzero:,}",
+            density,
+            layer.encoding,
+            f"{layer.packed_bytes:,}",
+        ]
         table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers)])
     return _columns(table, {2, 3, 4, 6, 7, 8, 9})
 
@@ -104,28 +113,38 @@ def _accuracy_text(report: Report) -> str:
 
 
 def plain_text(report: Report) -> str:
-    """Render `report.txt`."""
-    model = report.model
+    """Render `report.txt`; what matters most stands last, where a terminal shows it."""
     lines = [
         f"fedtiny memory report: {report.source} on {report.board}, runtime {report.runtime}",
         "",
-        f"weights   : {model.weights:,}, {model.nonzero:,} non-zero ({_percent(model.density)})",
+        *_figure_table(report),
+        "",
+        *_layer_table(report.layers),
+        "",
+        "model.ftm, byte by byte:",
+        *("  " + line for line in _columns([["part", "bytes"], *_ledger(report)], {1})),
+        "",
+        *(f"note: {line}" for line in report.notes),
+        "",
+        *_summary(report),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(report: Report) -> list[str]:
+    model = report.model
+    lines = [
+        f"weights   : {model.weights:,}, {model.nonzero:,} non-zero (density {_percent(model.density)})",
         f"MACs      : {model.macs:,}, {model.macs_executed:,} executed",
         f"accuracy  : {_accuracy_text(report)}",
-        "",
     ]
+    if report.run is not None:
+        lines += [f"{key:<10}: {value}" for key, value in report.run.items()]
     for label, name in (("RAM:", "ram.total"), ("Flash:", "flash.total")):
         figure = report.figure(name, PLANNED)
         if figure is not None and figure.value is not None and figure.limit is not None:
             lines.append(usage_line(label, figure))
-    lines += ["", *_figure_table(report), "", *_layer_table(report.layers), ""]
-    lines += ["model.ftm, byte by byte:"]
-    lines += ["  " + line for line in _columns([["part", "bytes"], *_ledger(report)], {1})]
-    lines += ["", *(f"note: {line}" for line in report.notes)]
-    if report.run is not None:
-        lines += [f"run: {key}: {value}" for key, value in report.run.items()]
-    lines += [*report.advice, *report.gates, _verdict(report)]
-    return "\n".join(lines) + "\n"
+    return [*lines, *report.advice, *report.gates, _verdict(report)]
 
 
 def _ledger(report: Report) -> list[list[str]]:
@@ -162,7 +181,9 @@ def _bar_svg(parts: Sequence[tuple[str, int]], limit: int) -> str:
         legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} {size:,} B</span>')
         x += width
     edge = 600 * limit / span
-    warning = f'<rect x="{edge:.1f}" y="0" width="{600 - edge:.1f}" height="18" fill="var(--bad)"/>' if total > limit else ""
+    warning = (
+        f'<rect x="{edge:.1f}" y="0" width="{600 - edge:.1f}" height="18" fill="var(--bad)"/>' if total > limit else ""
+    )
     return (
         f'<svg viewBox="0 0 600 18" preserveAspectRatio="none" style="height:18px" role="img">'
         f'<rect width="600" height="18" fill="var(--line)"/>{"".join(shapes)}{warning}</svg>'
@@ -223,7 +244,11 @@ def _cards(report: Report) -> str:
     instructions = report.figure("instructions", "measured-run") or report.figure("instructions", PLANNED)
     arena = report.figure("ram.arena", PLANNED)
     cards = [
-        ("non-zero weights", f"{report.model.nonzero:,}", f"{_percent(report.model.density)} of {report.model.weights:,}"),
+        (
+            "non-zero weights",
+            f"{report.model.nonzero:,}",
+            f"{_percent(report.model.density)} of {report.model.weights:,}",
+        ),
         ("MACs executed", f"{report.model.macs_executed:,}", f"of {report.model.macs:,}"),
         ("arena", _value(arena), f"lower bound {report.arena_lower_bound:,} B"),
         ("instructions", _value(instructions), instructions.source if instructions else ""),
@@ -231,10 +256,14 @@ def _cards(report: Report) -> str:
     if report.accuracy["int8"] is not None:
         said = f"float {_percent(float(report.accuracy['float'] or 0))}, {report.accuracy['samples']} samples"
         cards.insert(0, ("int8 accuracy", _percent(float(report.accuracy["int8"])), said))
-    return '<div class="cards">' + "".join(
-        f'<div class="card"><span class="soft">{escape(a)}</span><b>{escape(b)}</b><span class="soft">{escape(c)}</span></div>'
-        for a, b, c in cards
-    ) + "</div>"
+    return (
+        '<div class="cards">'
+        + "".join(
+            f'<div class="card"><span class="soft">{escape(a)}</span><b>{escape(b)}</b><span class="soft">{escape(c)}</span></div>'
+            for a, b, c in cards
+        )
+        + "</div>"
+    )
 
 
 def _figures_html(report: Report) -> str:
@@ -255,8 +284,30 @@ def _layers_html(report: Report) -> str:
             continue
         sizes = [f"{layer.sizes.get(name, 0):,}" for name in ("dense", "bitmap", "gap")]
         counts = [f"{layer.weights:,}", f"{layer.nonzero:,}", _percent(layer.nonzero / layer.weights)]
-        body.append([layer.name, shape, *counts, *sizes, layer.encoding, f"{layer.macs:,}", f"{layer.macs_executed:,}"])
-    header = ["layer", "output", "weights", "non-zero", "density", "dense B", "bitmap B", "gap B", "chosen", "MACs", "executed"]
+        body.append(
+            [
+                layer.name,
+                shape,
+                *counts,
+                *sizes,
+                layer.encoding,
+                f"{layer.macs:,}",
+                f"{layer.macs_executed:,}",
+            ]
+        )
+    header = [
+        "layer",
+        "output",
+        "weights",
+        "non-zero",
+        "density",
+        "dense B",
+        "bitmap B",
+        "gap B",
+        "chosen",
+        "MACs",
+        "executed",
+    ]
     return _html_table(header, body)
 
 
@@ -270,10 +321,10 @@ def html_text(report: Report) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}{legend}</style>"
-        f'<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{verdict}</p>{said}{_cards(report)}'
+        f"<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{verdict}</p>{said}{_cards(report)}"
         f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
         f'<h2>Layers</h2>{_layers_html(report)}<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
         "bottom to top; blue: activations, orange: scratch.</p>"
         f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>model.ftm, byte by byte</h2>"
-        f'{_html_table(["part", "bytes"], _ledger(report))}<h2>Notes</h2>{notes}</html>\n'
+        f"{_html_table(['part', 'bytes'], _ledger(report))}<h2>Notes</h2>{notes}</html>\n"
     )

@@ -62,8 +62,10 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:
     classes = graph.tensors[graph.output].elements
-    if samples is not None and samples.y is not None and not (0 <= samples.y.min() and samples.y.max() < classes):
-        raise FedtinyError(f"labels reach from {samples.y.min()} to {samples.y.max()}; the network has {classes} classes")
+    if samples is not None and samples.y is not None and not (samples.y.min() >= 0 and samples.y.max() < classes):
+        raise FedtinyError(
+            f"labels reach from {samples.y.min()} to {samples.y.max()}; the network has {classes} classes"
+        )
 
 
 def _ranges(model: Path, graph: Graph, calibration: Path | None) -> Mapping[str, tuple[float, float]]:

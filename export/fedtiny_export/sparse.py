@@ -120,7 +120,9 @@ def sizes(weights: Weights) -> dict[Kernel, int]:
 
 def pack(weights: Weights, kernel: Kernel) -> Packed:
     """Pack a layer (first axis: output channel) for a kernel."""
-    taps = 0 if kernel is Kernel.CONV_DENSE else int(np.count_nonzero(weights.reshape(weights.shape[0], -1), axis=1).max())
+    taps = (
+        0 if kernel is Kernel.CONV_DENSE else int(np.count_nonzero(weights.reshape(weights.shape[0], -1), axis=1).max())
+    )
     return Packed(kernel, encoding_of(kernel).pack(weights.reshape(-1)), taps)
 
 

@@ -87,7 +87,12 @@ class _Writer:
     def _tensor(self, shape: tuple[int, ...], kind: int, buffer: int, quant: Any, name: str | None = None) -> int:
         self.tensors.append(
             schema.TensorT(
-                shape=np.array(shape, np.int32), type=kind, buffer=buffer, name=name, quantization=quant, hasRank=True
+                shape=np.array(shape, np.int32),
+                type=kind,
+                buffer=buffer,
+                name=name,
+                quantization=quant,
+                hasRank=True,
             )
         )
         return len(self.tensors) - 1
@@ -121,7 +126,9 @@ class _Writer:
     def _weights(self, node: Node) -> tuple[int, int]:
         scales = node.constants["weight_scale"]
         quant = schema.QuantizationParametersT(
-            scale=np.asarray(scales, np.float32), zeroPoint=np.zeros(scales.size, np.int64), quantizedDimension=0
+            scale=np.asarray(scales, np.float32),
+            zeroPoint=np.zeros(scales.size, np.int64),
+            quantizedDimension=0,
         )
         return self._constant(node.constants["weight"], quant), self._constant(node.constants["bias"])
 
@@ -159,7 +166,8 @@ class _Writer:
         else:
             value = np.array([data.quant.zero_point + int(node.pad_value)], np.int8)
             quant = schema.QuantizationParametersT(
-                scale=np.array([data.quant.scale], np.float32), zeroPoint=np.array([data.quant.zero_point], np.int64)
+                scale=np.array([data.quant.scale], np.float32),
+                zeroPoint=np.array([data.quant.zero_point], np.int64),
             )
             inputs = [source, pads, self._constant(value, quant)]
             kind, options = schema.BuiltinOptions.PadV2Options, schema.PadV2OptionsT()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "-std=c99 -O1 -g -pedantic -Wall -Wextra -Wconversion -Werror".split()
+FLAGS = ["-std=c99", "-O1", "-g", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -20,7 +20,10 @@ def program(*defines: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fedtiny-host-"))
     sources = [*sorted((ROOT / "firmware/src").glob("*.c")), ROOT / "tests/firmware/host.c"]
     include = f"-I{ROOT / 'firmware/include'}"
-    subprocess.run(["gcc", *FLAGS, *SANITIZERS, *defines, include, *map(str, sources), "-o", str(folder / "host")], check=True)
+    subprocess.run(
+        ["gcc", *FLAGS, *SANITIZERS, *defines, include, *map(str, sources), "-o", str(folder / "host")],
+        check=True,
+    )
     return folder / "host"
 
 

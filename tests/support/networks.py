@@ -29,9 +29,21 @@ class Builder:
     def _weights(self, *shape: int) -> dict[str, np.ndarray]:
         weight = self.random.normal(size=shape) * (self.random.random(shape) < self.density)
         fan = max(1.0, np.prod(shape[1:]) * self.density)
-        return {"weight": (weight / np.sqrt(fan)).astype(np.float32), "bias": self.random.normal(size=shape[0]).astype(np.float32) * 0.2}
+        return {
+            "weight": (weight / np.sqrt(fan)).astype(np.float32),
+            "bias": self.random.normal(size=shape[0]).astype(np.float32) * 0.2,
+        }
 
-    def conv(self, channels: int, kernel: int = 3, stride: int = 1, pads=None, low=0.0, source: str | None = None, **fields) -> str:
+    def conv(
+        self,
+        channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        pads=None,
+        low=0.0,
+        source: str | None = None,
+        **fields,
+    ) -> str:
         source = source or self.last
         pads = (kernel // 2,) * 4 if pads is None else pads
         constants = self._weights(channels, kernel, kernel, self.tensors[source].shape[2])
@@ -49,7 +61,9 @@ class Builder:
         ranges = {"input": (low, high)}
         for node in self.nodes:
             width = float(self.random.uniform(1.0, 4.0))
-            ranges[node.output] = (0.0, width) if node.low == 0.0 else (-width, width * float(self.random.uniform(0.5, 1.5)))
+            ranges[node.output] = (
+                (0.0, width) if node.low == 0.0 else (-width, width * float(self.random.uniform(0.5, 1.5)))
+            )
         return quantize(self.float_graph(), ranges)
 
 
