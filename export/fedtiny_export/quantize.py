@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from .errors import FedtinyError
 from .ir import Array, Graph, Node, Op, Quant, Tensor
 
+MIN_SPAN = 1e-12
+
 Ranges = Mapping[str, tuple[float, float]]
 
 
@@ -36,9 +38,8 @@ def read_ranges(path: Path) -> dict[str, tuple[float, float]]:
 def activation_quant(low: float, high: float) -> Quant:
     """Spread low..high, widened to hold zero, over -128..127 so that zero is a whole number."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32((high - low) / 255.0)) if high > low else 1.0
-    if scale <= 0.0 or not np.isfinite(scale):
-        raise FedtinyError(f"the range {low}..{high} cannot be quantised")
+    # a tensor that is zero everywhere has no scale of its own
+    scale = float(np.float32((high - low) / 255.0)) if high - low > MIN_SPAN else 1.0
     return Quant(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
 
 

@@ -65,6 +65,19 @@ static ft_status_t check_tensor(const ft_model_t *model, uint32_t index) {
     return FT_OK;
 }
 
+static int apart(uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
+    return a + a_bytes <= b || b + b_bytes <= a;
+}
+
+/* Kernels trust their scratch and their inputs while they write outputs. */
+static int overlaps(const ft_context_t *context) {
+    const ft_tensor_t *in = &context->input, *in2 = &context->input2, *out = &context->output;
+    uint32_t scratch = context->op.scratch, scratch_bytes = context->op.scratch_bytes, bytes = ft_tensor_bytes(out);
+    return !apart(out->offset, bytes, scratch, scratch_bytes) || !apart(out->offset, bytes, in->offset, ft_tensor_bytes(in)) ||
+           !apart(out->offset, bytes, in2->offset, ft_tensor_bytes(in2)) ||
+           !apart(in->offset, ft_tensor_bytes(in), scratch, scratch_bytes);
+}
+
 static ft_status_t check_op(const ft_model_t *model, uint32_t index) {
     const ft_header_t *header = &model->header;
     ft_context_t context;
@@ -76,6 +89,7 @@ static ft_status_t check_op(const ft_model_t *model, uint32_t index) {
     if (op->scratch % 4u != 0u || op->scratch > header->arena_bytes) return FT_ERROR_FORMAT;
     if (op->scratch_bytes > header->arena_bytes - op->scratch) return FT_ERROR_FORMAT;
     ft_read_op(model, index, &context);
+    if (overlaps(&context)) return FT_ERROR_FORMAT;
     return ft_kernels[op->kernel]->check(&context);
 }
 

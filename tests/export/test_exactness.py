@@ -1,0 +1,90 @@
+"""numpy reference = TFLite Micro = LiteRT (with its one switch) = the C runtime, byte for byte, on random networks."""
+
+from __future__ import annotations
+
+import networks
+import numpy as np
+import oracles
+import pytest
+from fedtiny_export import reference
+from fedtiny_export.ftm import read_weights, write_ftm
+from fedtiny_export.write_tflite import write_tflite
+from networks import Builder, residual, samples
+
+CASES = [(seed, density, pad) for seed in range(2) for density in (1.0, 0.3, 0.05) for pad in (0.0, 0.4)]
+
+
+@pytest.mark.parametrize(("seed", "density", "pad_value"), CASES)
+def test_a_residual_network_agrees_everywhere(seed, density, pad_value, host_runtime):
+    graph = residual(seed, density, pad_value, widths=(7, 10) if density > 0.1 else (20, 30))
+    inputs = samples(graph, 100)
+    expected = reference.run(graph, inputs)
+    assert len(np.unique(expected)) > 15, "a saturated network would prove nothing"
+    model = write_tflite(graph)
+    assert np.array_equal(oracles.tflite_micro(model, inputs), expected.reshape(100, -1))
+    once = reference.run(graph, inputs, single_rounding_dense=True)
+    assert np.array_equal(oracles.litert(model, inputs), once.reshape(100, -1))
+    status, arena, outputs = host_runtime.run(write_ftm(graph, {}).data, inputs)
+    assert status == 0
+    assert arena == write_ftm(graph, {}).plan.arena_bytes
+    assert outputs == expected.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 6), (3, 4, 5), (5, 5, 3), (7, 8, 1), (1, 1, 9)])
+def test_means_of_every_size_agree(shape, host_runtime):
+    for seed in range(3):
+        builder = Builder(shape, seed)
+        builder.add(networks.Op.MEAN)
+        graph = builder.int8(low=-1.0 if seed else 0.0)
+        inputs = samples(graph, 60)
+        expected = reference.run(graph, inputs)
+        assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(60, -1))
+        assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads"),
+    [(1, 1, (0, 0, 0, 0)), (3, 2, (1, 1, 1, 1)), (5, 1, (0, 2, 3, 1)), (2, 3, (1, 0, 0, 1)), (3, 1, (2, 2, 2, 2))],
+)
+@pytest.mark.parametrize("density", [1.0, 0.1])
+def test_any_window_agrees(kernel, stride, pads, density, host_runtime):
+    builder = Builder((7, 9, 3), 5, density)
+    builder.conv(6, kernel, stride, pads, low=None)
+    graph = builder.int8()
+    inputs = samples(graph, 40)
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
+    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
+def test_a_dense_layer_reads_an_image_flat(host_runtime):
+    builder = Builder((4, 3, 2), 1, 0.5)
+    builder.conv(3)
+    builder.dense(4)
+    graph = builder.int8()
+    inputs = samples(graph, 50)
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(50, -1))
+    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
+def test_flash_that_allows_only_word_loads_gives_the_same_bytes(host_runtime):
+    for density in (1.0, 0.3, 0.05):
+        graph = residual(3, density)
+        inputs = samples(graph, 20)
+        model = write_ftm(graph, {}).data
+        words_only = host_runtime.run(model, inputs, "-DFT_MODEL_WORDS_ONLY=1")
+        assert words_only == host_runtime.run(model, inputs)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.05])
+def test_every_encoding_gives_the_same_outputs_and_loses_no_weight(density, host_runtime):
+    graph = residual(7, density)
+    inputs = samples(graph, 20)
+    expected = reference.run(graph, inputs).tobytes()
+    kernels = networks.CONV_KERNELS
+    for forced in kernels:
+        written = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in kernels})
+        assert host_runtime.run(written.data, inputs)[2] == expected
+        for index, weights in read_weights(written.data).items():
+            assert np.array_equal(weights, graph.nodes[index].constants["weight"].reshape(weights.shape))

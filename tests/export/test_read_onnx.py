@@ -1,0 +1,125 @@
+"""Reading ONNX: the float graph equals ONNX's own evaluator, and what cannot be read is refused in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from fedtiny_export.errors import FedtinyError
+from fedtiny_export.evaluate import run_float
+from fedtiny_export.ir import Op
+from fedtiny_export.passes import simplify
+from fedtiny_export.read_onnx import read_onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from runs import residual_onnx
+
+
+def _same(model: onnx.ModelProto, path, x: np.ndarray) -> None:
+    """x is channels first; both the graph as read and the simplified one must agree with ONNX."""
+    onnx.save(model, path)
+    expected = ReferenceEvaluator(model).run(None, {"input": x.astype(np.float32)})[0]
+    last = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+    for graph in (read_onnx(path), simplify(read_onnx(path))):
+        found = run_float(graph, last.astype(np.float64))[graph.output]
+        assert np.allclose(found.reshape(expected.shape), expected, atol=1e-4), "float error only"
+
+
+def test_a_residual_network_reads_and_folds_without_change(tmp_path):
+    model = residual_onnx(seed=3, density=0.3)
+    _same(model, tmp_path / "m.onnx", np.random.default_rng(0).uniform(0, 16, (5, 1, 8, 8)))
+    graph = simplify(read_onnx(tmp_path / "m.onnx"))
+    assert {node.op for node in graph.nodes} == {Op.CONV, Op.ADD, Op.MEAN, Op.DENSE}
+    assert graph.nodes[0].pad_value == pytest.approx(16 / 255 * 78), "padding with the mean, as before the folding"
+
+
+def _graph(nodes, shape, out, *constants):
+    initializers = [numpy_helper.from_array(np.asarray(v), n) for n, v in constants]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)]
+    outputs = [helper.make_tensor_value_info(out, TensorProto.FLOAT, ["N", "F"])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_flattened_image_keeps_its_order(tmp_path):
+    random = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["c"], pads=[0, 1, 2, 0]),
+        helper.make_node("Clip", ["c", "low", "high"], ["r"]),
+        helper.make_node("Reshape", ["r", "shape"], ["f"]),
+        helper.make_node("MatMul", ["f", "m"], ["d"]),
+        helper.make_node("Add", ["d", "b"], ["s"]),
+        helper.make_node("Mul", ["s", "half"], ["logits"]),
+    ]
+    constants = [
+        ("w", random.normal(size=(3, 2, 3, 2)).astype(np.float32)),
+        ("low", np.float32(0)),
+        ("high", np.float32(6)),
+        ("shape", np.array([-1, 3 * 4 * 4], np.int64)),
+        ("m", random.normal(size=(48, 5)).astype(np.float32)),
+        ("b", np.float32(0.25)),
+        ("half", np.float32(0.5)),
+    ]
+    _same(_graph(nodes, [1, 2, 4, 4], "logits", *constants), tmp_path / "m.onnx", random.normal(size=(6, 2, 4, 4)))
+
+
+def test_feature_vectors_are_read(tmp_path):
+    random = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["logits"]),
+    ]
+    constants = [
+        ("w", random.normal(size=(7, 4)).astype(np.float32)),
+        ("b", random.normal(size=7).astype(np.float32)),
+        ("v", random.normal(size=(7, 3)).astype(np.float32)),
+    ]
+    _same(_graph(nodes, ["N", 4], "logits", *constants), tmp_path / "m.onnx", random.normal(size=(9, 4)))
+
+
+W = ("w", np.ones((4, 1, 3, 3), np.float32))
+REFUSED = [
+    ([helper.make_node("Sin", ["input"], ["y"], name="wave")], "operator wave of type Sin is not supported"),
+    ([helper.make_node("Conv", ["input", "w"], ["y"], name="c", dilations=[2, 2])], "grouped and dilated"),
+    ([helper.make_node("Conv", ["input", "w"], ["y"], name="c", strides=[0, 1])], "between 0 and 255"),
+    ([helper.make_node("Relu", ["input"], ["y"], name="r")], "cannot be folded"),
+    ([helper.make_node("Sub", ["three", "input"], ["y"], name="s")], "second operand"),
+    ([helper.make_node("Flatten", ["input"], ["y"], name="f")], "must go into a dense layer"),
+]
+
+
+@pytest.mark.parametrize(("nodes", "message"), REFUSED, ids=[message[:20] for _, message in REFUSED])
+def test_what_is_not_supported_is_refused_by_name(nodes, message, tmp_path):
+    onnx.save(_graph(nodes, [1, 1, 6, 6], "y", W, ("three", np.float32(3))), tmp_path / "m.onnx")
+    with pytest.raises(FedtinyError, match=message):
+        simplify(read_onnx(tmp_path / "m.onnx"))
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    bad = ("w", np.full((4, 1, 3, 3), np.nan, np.float32))
+    onnx.save(_graph([helper.make_node("Conv", ["input", "w"], ["y"])], [1, 1, 6, 6], "y", bad), tmp_path / "m.onnx")
+    with pytest.raises(FedtinyError, match="not finite"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 2000])
+def test_a_truncated_file_is_one_clear_line(size, tmp_path):
+    whole = residual_onnx().SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(whole[:size])
+    with pytest.raises(FedtinyError) as caught:
+        simplify(read_onnx(tmp_path / "m.onnx"))
+    assert "\n" not in str(caught.value)
+
+
+def test_random_damage_never_escapes_as_another_exception(tmp_path):
+    whole, random = residual_onnx().SerializeToString(), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in random.integers(0, len(damaged), 3):
+            damaged[position] = int(random.integers(0, 256))
+        (tmp_path / "m.onnx").write_bytes(bytes(damaged))
+        try:
+            simplify(read_onnx(tmp_path / "m.onnx"))
+        except FedtinyError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,63 @@
+"""Weight encodings: nothing is lost, sizes are known without packing, and the chooser is never beaten."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from fedtiny_export import sparse
+from fedtiny_export.abi import Kernel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import CONV_KERNELS
+
+
+@st.composite
+def layers(draw) -> np.ndarray:
+    shape = (draw(st.integers(1, 6)), draw(st.integers(1, 700)))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    density = draw(st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 1.0]))
+    weights = random.integers(-127, 128, shape, np.int8)
+    return np.where(random.random(shape) < density, weights, 0).astype(np.int8)
+
+
+@pytest.mark.parametrize("encoding", sparse.ENCODINGS, ids=lambda e: e.kernel.name)
+@given(layers())
+def test_unpacking_gives_every_weight_back(encoding, layer):
+    packed = encoding.pack(layer.reshape(-1))
+    assert len(packed) % 4 == 0
+    assert np.array_equal(encoding.unpack(packed, layer.size), layer.reshape(-1))
+
+
+@given(layers())
+def test_sizes_are_those_of_the_packed_streams(layer):
+    for encoding in sparse.ENCODINGS:
+        assert sparse.sizes(layer)[encoding.kernel] == len(encoding.pack(layer.reshape(-1)))
+
+
+@given(layers())
+def test_max_taps_is_the_fullest_channel(layer):
+    assert sparse.pack(layer, Kernel.CONV_GAP).max_taps == max(int(np.count_nonzero(row)) for row in layer)
+    assert sparse.pack(layer, Kernel.CONV_DENSE).max_taps == 0
+
+
+@settings(max_examples=30)
+@given(st.lists(layers(), min_size=1, max_size=4), st.lists(st.integers(0, 600), min_size=3, max_size=3))
+def test_the_chooser_equals_brute_force(model, costs):
+    code = dict(zip(CONV_KERNELS, costs, strict=True))
+    sizes = [sparse.sizes(layer) for layer in model]
+
+    def total(picked):
+        return sum(s[k] for s, k in zip(sizes, picked, strict=True)) + sum(code[k] for k in set(picked))
+
+    best = min(total(picked) for picked in itertools.product(CONV_KERNELS, repeat=len(model)))
+    assert total(sparse.choose(model, code)) == best
+
+
+def test_the_documented_example_of_a_gap_stream():
+    layer = np.zeros(600, np.int8)
+    layer[[0, 3, 300]] = [5, -1, 7]
+    stream = sparse.pack_gap(layer)
+    # 0 zeros, 5; 2 zeros, -1; 255 and 41 zeros, 7; 255 and 44 zeros to the end
+    assert list(stream) == [0, 5, 2, 255, 255, 41, 7, 255, 44, 0, 0, 0]
