@@ -2,6 +2,12 @@
 #ifndef FT_CONV_H
 #define FT_CONV_H
 
+#include "fedtiny/ft_config.h"
+
+#if FT_FAST_CONV && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O2")
+#endif
+
 #include "ft_internal.h"
 
 /* One output row in the making. The window's row k starts row[k] bytes after `rows`; padding, if any, is

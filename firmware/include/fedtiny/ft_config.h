@@ -9,6 +9,12 @@
 #define FT_MODEL_WORDS_ONLY 0
 #endif
 
+/* 1: convolutions are compiled for speed whatever the project's own flags are (frameworks default to -Os).
+ * Costs about 330 bytes of code on a Cortex-M4. Only GCC understands it. */
+#ifndef FT_FAST_CONV
+#define FT_FAST_CONV 1
+#endif
+
 /* Where the kernels' inner loops are placed, for parts that run faster from RAM or tightly coupled memory,
  * for example __attribute__((section(".iram1.ft"))). Costs that much RAM. */
 #ifndef FT_HOT
