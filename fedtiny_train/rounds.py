@@ -7,28 +7,24 @@ combined in `server`, which weights live in `methods`, and what a file looks lik
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedtiny_train import calibrate, cost, models, trace
-from fedtiny_train.client import LocalSpec, batches, fit
+from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
+from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
 from fedtiny_train.config import Config
-from fedtiny_train.data import Dataset, Federation, deal
-from fedtiny_train.engine import Engine
-from fedtiny_train.engine.local import start
+from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import density_of
-from fedtiny_train.methods import Setting, method, setting
+from fedtiny_train.methods import method
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import (
     Answers,
     Check,
-    Refusal,
     State,
-    ask,
     average,
     combine_top,
     evaluate,
@@ -37,61 +33,12 @@ from fedtiny_train.server import (
     normalisation,
     update_check,
 )
+from fedtiny_train.session import Run, Traffic, opened
 from fedtiny_train.wire import Message
 
 Line = dict[str, Any]
+Progress = Callable[[Line], None]
 WARM_UP = 1_000_000  # rounds of a warm-up are numbered from here, so that they share no randomness
-
-
-@dataclass(slots=True)
-class Traffic:
-    """The bytes of everything asked since it was last read, and who was refused."""
-
-    up: int = 0
-    down: int = 0
-    refused: list[Refusal] = field(default_factory=list)
-
-    def add(self, answers: Answers) -> Answers:
-        """Count one wave."""
-        self.up += answers.bytes_up
-        self.down += answers.bytes_down
-        self.refused += answers.refused
-        return answers
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything that stays as it is during a run."""
-
-    config: Config
-    setting: Setting
-    federation: Federation
-    engine: Engine
-    macs: dict[str, int]
-
-    @property
-    def everyone(self) -> range:
-        """Return the numbers of all clients."""
-        return range(len(self.federation.shards))
-
-
-@contextmanager
-def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
-    """Deal the data and start the engine; let go of it at the end."""
-    spec = models.choose(
-        config.model.model, dataset.shape, len(dataset.class_names), config.model.width
-    )
-    facts = setting(config, spec)
-    federation = deal(dataset, config.data, config.run.seed)
-    options = config.train
-    local = LocalSpec(
-        spec, config.run.seed, options.batch, options.local_epochs, options.momentum, options.weight_decay
-    )
-    engine = start(federation.shards, local, config.run.workers)
-    try:
-        yield Run(config, facts, federation, engine, trace.macs(models.build(spec), spec.shape))
-    finally:
-        engine.close()
 
 
 def learning_rate(config: Config, round_number: int) -> float:
@@ -113,7 +60,7 @@ def taking_part(run: Run, round_number: int) -> list[int]:
 def set_up(run: Run) -> tuple[State, Line]:
     """Do what comes before round 1: input statistics, pre-training, warm-up, the method's first masks."""
     traffic = Traffic()
-    described = traffic.add(ask(run.engine, run.everyone, Message("describe"), _check_described))
+    described = run.ask(traffic, Message("describe"), _check_described)
     norm = normalisation(described.messages)
     tensors = models.initial_state(run.setting.spec, run.config.run.seed)
     tensors["center.mean"] = np.array(norm["mean"], dtype=np.float32)
@@ -127,7 +74,7 @@ def set_up(run: Run) -> tuple[State, Line]:
         flops, memory = line["flops_max"], line["memory_max"]
 
     def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
-        return traffic.add(ask(run.engine, run.everyone, request, check, kept))
+        return run.ask(traffic, request, check, kept=kept)
 
     state = chosen.begin(run.setting, state, ask_all)
     flops = max(flops, _selection_flops(run, state))
@@ -181,7 +128,7 @@ def one_round(
         numbers["scale_by_norm"] = 1.0
     request = state.message("train", numbers)
     invited = taking_part(run, number)
-    answers = traffic.add(ask(run.engine, invited, request, update_check(state, wanted)))
+    answers = run.ask(traffic, request, update_check(state, wanted), invited)
     after = replace(state, tensors=state.tensors | average(answers.messages, list(state.tensors)))
     options = run.config.train
     samples = [len(run.federation.shards[k].y) * options.local_epochs for k in invited]
@@ -231,70 +178,60 @@ def _line(
     }
 
 
-def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
-    """Renew all batch-norm statistics with pooled ones.
+def carry_out(config: Config, folder: Path, progress: Progress, resume: bool = False) -> dict[str, Any]:
+    """Carry out a run, or the rest of it, into its folder; call `progress` with each round's line.
 
-    A layer's input depends on the statistics of the layers before it, so each pass makes at least one more
-    layer exact; a few passes are near enough, as many as there are layers are exact.
+    Returns the summary. A new folder is made only when the data and the options have proven usable.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in models.norms(models.shared(run.setting.spec)):
-        shape = state.tensors[f"{name}.running_mean"].shape
-        shapes |= {f"{name}.mean": shape, f"{name}.var": shape}
-
-    def check(message: Message) -> None:
-        need(message, "moments", ("samples",))
-        need_shapes(message, shapes)
-
-    for _ in range(run.config.train.recalibrate if shapes else 0):
-        answers = traffic.add(ask(run.engine, run.everyone, state.message("moments"), check))
-        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for _, m in sorted(answers.messages.items())]
-        state = replace(state, tensors=state.tensors | calibrate.pool_moments(parts))
-    return state
-
-
-def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
-    """Return the content of ranges.json: first the clients' ranges, then histograms between these."""
-    names = calibrate.tensor_names(models.shared(run.setting.spec))
-
-    def check_of(kind: str, tensor: str, columns: int) -> Check:
-        def check(message: Message) -> None:
-            need(message, kind)
-            need_shapes(message, {tensor: (len(names), columns)})
-
-        return check
-
-    request = state.message("ranges")
-    first = traffic.add(ask(run.engine, run.everyone, request, check_of("ranges", "ranges", 2)))
-    edges = calibrate.pool_ranges([m.array("ranges") for _, m in sorted(first.messages.items())])
-    second = traffic.add(
-        ask(
-            run.engine,
-            sorted(first.messages),
-            Message("histograms", {}, {"ranges": edges}),
-            check_of("histograms", "counts", calibrate.BINS),
-            kept=request,
-        )
-    )
-    counts = sum(m.array("counts") for _, m in sorted(second.messages.items()))
-    return calibrate.report(names, edges, np.asarray(counts))
+    prepare_torch()
+    dataset = data.load(config.data)
+    known = data.fingerprint(dataset)
+    clock = runfolder.Clock()
+    with opened(config, dataset) as run:
+        if not resume:
+            runfolder.create(folder, config)
+        found = runfolder.load_state(folder, known)
+        if found is None:
+            state, line = set_up(run)
+            number, lines = 0, [line]
+            _note(folder, lines, 0, state, known)
+        else:
+            number, state = found
+            lines = runfolder.read_metrics(folder, number)
+        for line in lines:
+            progress(line)
+        clock.lap(number)
+        while number < config.train.rounds:
+            number += 1
+            state, line = train_round(run, state, number)
+            lines.append(line)
+            _note(folder, lines, number, state, known)
+            progress(line)
+            clock.lap(number)
+        return _close(run, state, lines, folder, dataset, clock)
 
 
-def accuracy_per_client(run: Run, right: np.ndarray[Any, np.dtype[np.bool_]]) -> list[float | None]:
-    """Return each client's accuracy on the server's test set.
-
-    With natural clients in the test set, over the samples that are its own (null where it has none).
-    Otherwise each class's accuracy weighted by the client's share of that class.
-    """
-    test, owner = run.federation.test, run.federation.test_client
-    if owner is not None:
-        return [float(right[owner == k].mean()) if (owner == k).any() else None for k in run.everyone]
-    per_class = {int(c): float(right[test.y == c].mean()) for c in np.unique(test.y)}
-    found: list[float | None] = []
-    for shard in run.federation.shards:
-        known = [per_class[int(label)] for label in shard.y if int(label) in per_class]
-        found.append(sum(known) / len(known) if known else None)
-    return found
+def _note(folder: Path, lines: list[Line], number: int, state: State, known: str) -> None:
+    # Metrics first: a stop in between leaves a line too many, which resuming drops, and never one too few.
+    runfolder.write_metrics(folder, lines)
+    runfolder.save_state(folder, number, state, known)
 
 
-Progress = Callable[[Line], None]
+def _close(
+    run: Run, state: State, lines: list[Line], folder: Path, dataset: Dataset, clock: runfolder.Clock
+) -> dict[str, Any]:
+    traffic = Traffic()
+    state = closing.recalibrate(run, state, traffic)
+    ranges = closing.activation_ranges(run, state, traffic)
+    summary = closing.summary(run, state, lines, traffic)
+    holdings = [np.bincount(s.y, minlength=run.setting.spec.classes).tolist() for s in run.federation.shards]
+    runfolder.write_samples(folder, dataset)
+    files: dict[str, bytes | str] = {
+        "model.onnx": onnx_out.to_onnx(run.setting.spec, state.tensors),
+        "ranges.json": runfolder.to_json(ranges),
+        "report.html": report.page(summary, lines, holdings),
+        "timing.json": runfolder.to_json(clock.content(run.config)),
+        "summary.json": runfolder.to_json(summary),
+    }
+    runfolder.finish(folder, files)
+    return summary

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-
 from fedtiny_export.errors import FedtinyError
+
 from fedtiny_train import models, wire
 from fedtiny_train.data import Shard
 from fedtiny_train.engine import Engine, Order
@@ -82,8 +82,7 @@ def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, 
             refused.append(Refusal(client, str(error)))
     if not good:
         raise FedtinyError(
-            f"no client sent a usable answer to {request.kind!r}; "
-            f"client {refused[0].client}: {refused[0].reason}"
+            f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason}"
         )
     return Answers(good, tuple(refused), sum(map(len, replies)), len(body) * len(clients))
 

@@ -16,8 +16,18 @@ from torch import Tensor, fx, nn
 
 from fedtiny_train.models.layers import Add, Center, SameConv2d, Scale
 
-LEAVES = (Center, Scale, SameConv2d, Add, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.AdaptiveAvgPool2d)
-LEAVES += (nn.Flatten, nn.Linear)
+LEAVES: tuple[type[nn.Module], ...] = (
+    Center,
+    Scale,
+    SameConv2d,
+    Add,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.ReLU,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Linear,
+)
 INPUT, OUTPUT = "input", "logits"
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from fedtiny_export.errors import FedtinyError
 
 MAGIC = b"FTW1"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
+
 from fedtiny_train.config import DATASETS, LATER_DATASETS, DataOptions, split_spec
 from fedtiny_train.data import digits, npz, partition
 from fedtiny_train.data.dataset import Dataset

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from fedtiny_export.errors import FedtinyError
 
 

@@ -7,8 +7,8 @@ The set comes sorted by writer; both splits therefore hold all writers, as in mo
 from __future__ import annotations
 
 import numpy as np
-
 from fedtiny_export.errors import ToolMissingError
+
 from fedtiny_train.data.dataset import Dataset
 
 EVERY = 5

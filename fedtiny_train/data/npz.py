@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from fedtiny_export.errors import FedtinyError, nearest
+
 from fedtiny_train.data.dataset import Dataset
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -62,9 +62,7 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _integers(path: Path, key: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
     array = arrays[key]
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise FedtinyError(
-            f"{path}: {key} is {array.dtype} of shape {array.shape}; it must be a list of integers"
-        )
+        raise FedtinyError(f"{path}: {key} is {array.dtype} of shape {array.shape}; it must be a list of integers")
     return array.astype(np.int64)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
 from fedtiny_export.errors import FedtinyError
+
 from fedtiny_train.config import split_spec
 
 Indices = npt.NDArray[np.int64]

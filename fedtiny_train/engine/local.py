@@ -7,11 +7,15 @@ gives the same bytes.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from fedtiny_export.errors import FedtinyError
+
 from fedtiny_train import client
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.data import Shard
@@ -38,7 +42,17 @@ _here: Inline | None = None
 
 def _begin(shards: Sequence[Shard], local: LocalSpec) -> None:
     global _here
+    # Ctrl-C is the parent's to handle; and if the parent is killed, nobody would ever stop the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _here = Inline(shards, local)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _answer(order: Order) -> bytes:

@@ -1,8 +1,8 @@
 """Pruning methods by name, one a file. A method decides which weights live; it trains and sends nothing itself.
 
-    begin   the first masks, from a dense pre-trained state; may ask clients
-    wants   how many gradients of pruned positions each layer needs this round; empty in most rounds
-    adjust  the new masks, from the aggregated state and gradients
+begin   the first masks, from a dense pre-trained state; may ask clients
+wants   how many gradients of pruned positions each layer needs this round; empty in most rounds
+adjust  the new masks, from the aggregated state and gradients
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Method(Protocol):
         """Return how many gradients of pruned positions each layer needs after this round."""
         ...
 
-    def adjust(self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]) -> State:
+    def adjust(
+        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
+    ) -> State:
         """Return the state under new masks."""
         ...
 

@@ -20,6 +20,8 @@ class FedAvg:
         """Ask for no gradients."""
         return {}
 
-    def adjust(self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]) -> State:
+    def adjust(
+        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
+    ) -> State:
         """Never called with gradients; return the state as it is."""
         return state

@@ -74,9 +74,7 @@ def select(setting: Setting, state: State, pool: Sequence[Masks], ask: Ask) -> S
     scored = ask(Message("score", {}, pooled), _scored_check(len(pool)), kept=models)
     parts = [m for _, m in sorted(scored.messages.items())]
     samples = sum(m.numbers["samples"] for m in parts)
-    loss, squares, correct = (
-        sum(m.array(key) for m in parts) / samples for key in ("loss", "loss_squared", "correct")
-    )
+    loss, squares, correct = (sum(m.array(key) for m in parts) / samples for key in ("loss", "loss_squared", "correct"))
     best = int(np.argmin(loss))
     error = np.sqrt(np.maximum(squares - loss**2, 0) / samples)
     memory = {
@@ -144,7 +142,9 @@ class FedTiny:
                 counts[name] = count
         return counts
 
-    def adjust(self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]) -> State:
+    def adjust(
+        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
+    ) -> State:
         """Swap the smallest live weights for the pruned positions with the largest gradients."""
         masks = dict(state.masks)
         for name, gradient in gradients.items():
@@ -158,5 +158,6 @@ def units_of(setting: Setting) -> list[tuple[str, ...]]:
     options = setting.config.fedtiny
     if options.granularity == "entire":
         return [tuple(setting.maskable)]
-    units = list(setting.blocks) if options.granularity == "block" else [(n,) for n in setting.maskable]
+    layers: list[tuple[str, ...]] = [(name,) for name in setting.maskable]
+    units = list(setting.blocks) if options.granularity == "block" else layers
     return units[::-1] if options.order == "backward" else units

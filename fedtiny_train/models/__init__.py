@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-
 from fedtiny_export.errors import UsageError
+from torch import Tensor, nn
+
 from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.resnet8 import ResNet8
 from fedtiny_train.seeds import rng
@@ -66,13 +66,9 @@ def norms(model: nn.Module) -> dict[str, Norm]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)}
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that density counts, by name: those of convolutions and linear layers."""
-    return {
-        f"{name}.weight": m.weight
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Conv2d | nn.Linear)
-    }
+    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
 def first_convolution(model: nn.Module) -> str | None:

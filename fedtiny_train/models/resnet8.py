@@ -46,8 +46,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the two branches, then rectify."""
         y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        y = self.relu2(self.add(y, x if self.shortcut is None else self.shortcut(x)))
-        return y  # type: ignore[no-any-return]
+        return self.relu2(self.add(y, x if self.shortcut is None else self.shortcut(x)))  # type: ignore[no-any-return]
 
 
 def halved(size: Size) -> Size:

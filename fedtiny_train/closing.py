@@ -1,0 +1,124 @@
+"""What comes after the last round: batch-norm recalibration, activation ranges, and the summary.
+
+Clients are asked for statistics only; nothing is trained any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedtiny_train import __version__, calibrate, models
+from fedtiny_train.server import Check, State, evaluate, need, need_shapes
+from fedtiny_train.session import Run, Traffic
+from fedtiny_train.wire import Message
+
+
+def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
+    """Renew all batch-norm statistics with pooled ones.
+
+    A layer's input depends on the statistics of the layers before it, so each pass makes at least one more
+    layer exact; a few passes are near enough, as many as there are layers are exact.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in models.norms(models.shared(run.setting.spec)):
+        shape = state.tensors[f"{name}.running_mean"].shape
+        shapes |= {f"{name}.mean": shape, f"{name}.var": shape}
+
+    def check(message: Message) -> None:
+        need(message, "moments", ("samples",))
+        need_shapes(message, shapes)
+
+    for _ in range(run.config.train.recalibrate if shapes else 0):
+        answers = run.ask(traffic, state.message("moments"), check)
+        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for _, m in sorted(answers.messages.items())]
+        state = replace(state, tensors=state.tensors | calibrate.pool_moments(parts))
+    return state
+
+
+def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
+    """Return the content of ranges.json: first the clients' ranges, then histograms between these."""
+    names = calibrate.tensor_names(models.shared(run.setting.spec))
+
+    def check_of(kind: str, tensor: str, columns: int) -> Check:
+        def check(message: Message) -> None:
+            need(message, kind)
+            need_shapes(message, {tensor: (len(names), columns)})
+
+        return check
+
+    request = state.message("ranges")
+    first = run.ask(traffic, request, check_of("ranges", "ranges", 2))
+    edges = calibrate.pool_ranges([m.array("ranges") for _, m in sorted(first.messages.items())])
+    second = run.ask(
+        traffic,
+        Message("histograms", {}, {"ranges": edges}),
+        check_of("histograms", "counts", calibrate.BINS),
+        sorted(first.messages),
+        kept=request,
+    )
+    counts = sum(m.array("counts") for _, m in sorted(second.messages.items()))
+    return calibrate.report(names, edges, np.asarray(counts))
+
+
+def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | None]:
+    """Return each client's accuracy on the server's test set.
+
+    With natural clients in the test set, over the samples that are its own (null where it has none).
+    Otherwise each class's accuracy weighted by the client's share of that class.
+    """
+    test, owner = run.federation.test, run.federation.test_client
+    if owner is not None:
+        return [float(right[owner == k].mean()) if (owner == k).any() else None for k in run.everyone]
+    per_class = {int(c): float(right[test.y == c].mean()) for c in np.unique(test.y)}
+    found: list[float | None] = []
+    for shard in run.federation.shards:
+        known = [per_class[int(label)] for label in shard.y if int(label) in per_class]
+        found.append(sum(known) / len(known) if known else None)
+    return found
+
+
+def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
+    """Return the content of summary.json; `traffic` is that of the closing."""
+    accuracy, loss, right = evaluate(run.setting.spec, state.tensors, run.federation.test)
+    layers: list[dict[str, Any]] = [
+        {"name": name, "shape": list(mask.shape), "weights": mask.size, "kept": int(mask.sum())}
+        for name, mask in state.masks.items()
+    ]
+    kept, weights = sum(layer["kept"] for layer in layers), sum(layer["weights"] for layer in layers)
+    return {
+        "schema": 1,
+        "version": __version__,
+        "method": run.config.train.method,
+        "data": run.data_name,
+        "model": run.setting.spec.name,
+        "seed": run.config.run.seed,
+        "accuracy": accuracy,
+        "loss": loss,
+        "accuracy_before_recalibration": lines[-1]["accuracy"],
+        "accuracy_per_client": accuracy_per_client(run, right),
+        "density": kept / weights,
+        "weights": weights,
+        "nonzero": sum(int(np.count_nonzero(state.tensors[name])) for name in state.masks),
+        "cost": {
+            "flops_max": max(line["flops_max"] for line in lines),
+            "memory_max": max(line["memory_max"] for line in lines),
+            "bytes_up": sum(line["bytes_up"] for line in lines) + traffic.up,
+            "bytes_down": sum(line["bytes_down"] for line in lines) + traffic.down,
+        },
+        "rounds": run.config.train.rounds,
+        "clients": len(run.everyone),
+        "test_samples": len(run.federation.test.y),
+        "public_samples": len(run.federation.public.y),
+        "input_shape": list(run.setting.spec.shape),
+        "classes": run.setting.spec.classes,
+        "class_names": list(run.class_names),
+        "normalisation": state.memory["normalisation"],
+        "selection": state.memory.get("selection"),
+        "layers": layers,
+        "refused": sum(len(line["refused"]) for line in lines) + len(traffic.refused),
+    }

@@ -1,0 +1,78 @@
+"""What a person sees in the terminal: a progress bar on stderr and a table of the result on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def flops(count: float) -> str:
+    """Return a number of FLOPs in the unit that suits it."""
+    for unit in ("", "k", "M", "G"):
+        if count < 1000:
+            return f"{count:.3g} {unit}FLOP"
+        count /= 1000
+    return f"{count:.3g} TFLOP"
+
+
+@contextmanager
+def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Show a bar over the rounds; yield what is to be called with each round's line."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("[bold]round"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    # The bar appears with the first line, so that an error before it stays one line.
+    progress = Progress(*columns, console=console)
+    task = progress.add_task("", total=rounds, note="")
+
+    def advance(line: Mapping[str, Any]) -> None:
+        progress.start()
+        note = f"accuracy {line['accuracy']:6.2%}  loss {line['loss']:.3f}"
+        progress.update(task, completed=line["round"], note=note)
+        for refusal in line["refused"]:
+            console.print(f"round {line['round']}: client {refusal['id']} refused: {refusal['reason']}")
+
+    try:
+        yield advance
+    finally:
+        progress.stop()
+
+
+def table(summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the result and where it is."""
+    cost, spread = summary["cost"], [a for a in summary["accuracy_per_client"] if a is not None]
+    rows = [
+        ("accuracy", f"{summary['accuracy']:.2%} on {summary['test_samples']} test samples"),
+        ("by client", f"{min(spread):.2%} to {max(spread):.2%}" if spread else "unknown"),
+        ("density", f"{summary['density']:.4f} ({summary['nonzero']:,} of {summary['weights']:,} weights)"),
+        ("traffic", f"{size(cost['bytes_up'])} up, {size(cost['bytes_down'])} down, all clients and rounds"),
+        ("device memory", f"{size(cost['memory_max'])} for weights and gradients, at most"),
+        ("device work", f"{flops(cost['flops_max'])} in a round, at most"),
+    ]
+    shown = Table(title=f"{summary['method']} on {summary['data']}", show_header=False, title_justify="left")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    console.print(f"run folder: {folder}\nlook at it: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"next:       fedtiny-export {folder} --target list", soft_wrap=True, highlight=False)

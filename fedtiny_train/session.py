@@ -1,0 +1,89 @@
+"""What stays as it is while a run goes on: its configuration, data, engine and costs, and the count of traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedtiny_train import models, trace
+from fedtiny_train.client import LocalSpec
+from fedtiny_train.config import Config
+from fedtiny_train.data import Federation, deal
+from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.engine import Engine
+from fedtiny_train.engine.local import start
+from fedtiny_train.methods import Setting, setting
+from fedtiny_train.server import Answers, Check, Refusal, ask
+from fedtiny_train.wire import Message
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The bytes of everything asked since it was last read, and who was refused."""
+
+    up: int = 0
+    down: int = 0
+    refused: list[Refusal] = field(default_factory=list)
+
+    def add(self, answers: Answers) -> Answers:
+        """Count one wave of requests and answers."""
+        self.up += answers.bytes_up
+        self.down += answers.bytes_down
+        self.refused += answers.refused
+        return answers
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that stays as it is during a run."""
+
+    config: Config
+    data_name: str
+    class_names: tuple[str, ...]
+    setting: Setting
+    federation: Federation
+    engine: Engine
+    macs: dict[str, int]
+
+    @property
+    def everyone(self) -> range:
+        """Return the numbers of all clients."""
+        return range(len(self.federation.shards))
+
+    def ask(
+        self,
+        traffic: Traffic,
+        request: Message,
+        check: Check,
+        clients: Sequence[int] | None = None,
+        kept: Message | None = None,
+    ) -> Answers:
+        """Ask clients (all of them unless named) and count what it costs."""
+        invited = self.everyone if clients is None else clients
+        return traffic.add(ask(self.engine, invited, request, check, kept))
+
+
+@contextmanager
+def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
+    """Deal the data and start the engine; let go of it at the end."""
+    spec = models.choose(config.model.model, dataset.shape, len(dataset.class_names), config.model.width)
+    facts = setting(config, spec)
+    federation = deal(dataset, config.data, config.run.seed)
+    options = config.train
+    local = LocalSpec(
+        spec, config.run.seed, options.batch, options.local_epochs, options.momentum, options.weight_decay
+    )
+    engine = start(federation.shards, local, config.run.workers)
+    try:
+        yield Run(
+            config,
+            dataset.name,
+            dataset.class_names,
+            facts,
+            federation,
+            engine,
+            trace.macs(models.build(spec), spec.shape),
+        )
+    finally:
+        engine.close()
