@@ -22,7 +22,7 @@ from .errors import FedtinyError
 from .evaluate import Accuracy
 from .ftm import Ftm
 from .ir import Graph, Node, Op
-from .plan import Plan
+from .plan import Buffer, Plan
 
 SCHEMA = 1
 PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
@@ -288,19 +288,22 @@ def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph)
 def _density_advice(ftm: Ftm, over: int) -> str:
     streams = sum(len(packed.data) for packed in ftm.packed.values())
     if over >= streams:
-        return f"all weight streams together take {streams:,} bytes: pruning alone cannot save {over:,}; use a narrower model"
-    return f"weights would have to shrink from {streams:,} to {streams - over:,} bytes: train at a density about {(streams - over) / streams:.0%} of this one"
+        said = f"all weights together take {streams:,} bytes, so pruning alone cannot save {over:,}"
+        return f"{said}: use a narrower model"
+    share = (streams - over) / streams
+    said = f"weights would have to shrink from {streams:,} to {streams - over:,} bytes"
+    return f"{said}: train at about {share:.0%} of this density"
 
 
 def _peak_advice(graph: Graph, plan: Plan) -> str:
-    def alive(index: int) -> int:
-        return sum(buffer.size for buffer in plan.buffers if buffer.first <= index <= buffer.last)
+    def alive(index: int) -> list[Buffer]:
+        return [buffer for buffer in plan.buffers if buffer.first <= index <= buffer.last]
 
-    peak = max(range(len(graph.nodes)), key=alive)
-    names = ", ".join(
-        f"{buffer.name} {buffer.size:,}" for buffer in plan.buffers if buffer.first <= peak <= buffer.last
-    )
-    return f"the arena peaks at operator {graph.nodes[peak].name} with {alive(peak):,} bytes alive ({names}): a smaller input or fewer channels there would help"
+    peak = max(range(len(graph.nodes)), key=lambda index: sum(buffer.size for buffer in alive(index)))
+    names = ", ".join(f"{buffer.name} {buffer.size:,}" for buffer in alive(peak))
+    total = sum(buffer.size for buffer in alive(peak))
+    said = f"the arena peaks at operator {graph.nodes[peak].name} with {total:,} bytes alive ({names})"
+    return f"{said}: a smaller input or fewer channels there would help"
 
 
 def _fits(device: Device, ftm: Ftm) -> bool:

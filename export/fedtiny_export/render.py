@@ -109,7 +109,8 @@ def _accuracy_text(report: Report) -> str:
     if report.accuracy["int8"] is None:
         return "unknown (no labelled samples)"
     number = report.accuracy
-    return f"int8 {_percent(float(number['int8'] or 0))}, float {_percent(float(number['float'] or 0))} on {number['samples']} samples"
+    shares = f"int8 {_percent(float(number['int8'] or 0))}, float {_percent(float(number['float'] or 0))}"
+    return f"{shares} on {number['samples']} samples"
 
 
 def plain_text(report: Report) -> str:
@@ -153,7 +154,8 @@ def _ledger(report: Report) -> list[list[str]]:
 
 
 _STYLE = """
-:root{--bg:#fff;--fg:#1d2330;--soft:#5b6577;--line:#d9dee7;--card:#f5f7fa;--a:#2563a8;--b:#d97b29;--bad:#b3261e;--ok:#1a7f4b}
+:root{--bg:#fff;--fg:#1d2330;--soft:#5b6577;--line:#d9dee7;--card:#f5f7fa;
+--a:#2563a8;--b:#d97b29;--bad:#b3261e;--ok:#1a7f4b}
 @media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6e9ef;--soft:#9aa4b5;--line:#323a47;--card:#1c222c;
 --a:#6ea8e6;--b:#e9a35f;--bad:#ff8a80;--ok:#62c796}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1100px;padding:1.2rem;background:var(--bg);color:var(--fg);
@@ -165,6 +167,8 @@ p{margin:.3rem 0}.soft{color:var(--soft)}.ok{color:var(--ok)}.bad{color:var(--ba
 th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child,td.t,th.t{text-align:left}svg{display:block;width:100%;height:auto}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
+.legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;
+margin-right:.35em}
 """
 
 
@@ -259,7 +263,8 @@ def _cards(report: Report) -> str:
     return (
         '<div class="cards">'
         + "".join(
-            f'<div class="card"><span class="soft">{escape(a)}</span><b>{escape(b)}</b><span class="soft">{escape(c)}</span></div>'
+            f'<div class="card"><span class="soft">{escape(a)}</span><b>{escape(b)}</b>'
+            f'<span class="soft">{escape(c)}</span></div>'
             for a, b, c in cards
         )
         + "</div>"
@@ -317,10 +322,9 @@ def html_text(report: Report) -> str:
     said = "".join(f"<p>{escape(line)}</p>" for line in (*report.advice, *report.gates))
     notes = "".join(f'<p class="soft">{escape(line)}</p>' for line in report.notes)
     run = "".join(f"<p>{escape(str(key))}: {escape(str(value))}</p>" for key, value in (report.run or {}).items())
-    legend = ".legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;margin-right:.35em}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}{legend}</style>"
+        f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{verdict}</p>{said}{_cards(report)}"
         f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
         f'<h2>Layers</h2>{_layers_html(report)}<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '

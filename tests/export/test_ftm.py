@@ -80,7 +80,9 @@ def _hostile(model: bytes, random: np.random.Generator) -> bytes:
         at = int(random.integers(abi.CRC_FROM, len(edited)))
         if random.random() < 0.5:
             at -= at % 4
-            value = int(random.choice([0, 1, 4, 255, 256, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, len(edited), len(edited) - 4]))
+            value = int(
+                random.choice([0, 1, 4, 255, 256, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, len(edited), len(edited) - 4])
+            )
             struct.pack_into("<I", edited, at, value)
         else:
             edited[at] = int(random.integers(0, 256))

@@ -1,4 +1,4 @@
-"""The arena plan: nothing alive together overlaps, everything is inside, and scratch is as large as the runtime needs."""
+"""The arena plan: nothing alive together overlaps, and scratch is as large as the runtime needs."""
 
 from __future__ import annotations
 

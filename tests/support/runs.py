@@ -30,7 +30,9 @@ class OnnxBuilder:
         return name
 
     def conv_bn(self, name: str, source: str, fan_in: int, out: int, kernel: int, stride: int, pads: list[int]) -> str:
-        weight = self.random.normal(size=(out, fan_in, kernel, kernel)) / np.sqrt(fan_in * kernel * kernel * self.density)
+        weight = self.random.normal(size=(out, fan_in, kernel, kernel)) / np.sqrt(
+            fan_in * kernel * kernel * self.density
+        )
         weight *= self.random.random(weight.shape) < self.density
         conv = self.node("Conv", name, source, self.constant(f"{name}.weight", weight), pads=pads, strides=[stride] * 2)
         norm = [self.random.uniform(0.5, 1.5, out), self.random.normal(size=out) * 0.3]
@@ -39,7 +41,9 @@ class OnnxBuilder:
         return self.node("BatchNormalization", f"{name}.bn", conv, *names, epsilon=1e-5)
 
 
-def residual_onnx(seed: int = 0, density: float = 0.2, side: int = 8, widths: tuple[int, int] = (8, 12)) -> onnx.ModelProto:
+def residual_onnx(
+    seed: int = 0, density: float = 0.2, side: int = 8, widths: tuple[int, int] = (8, 12)
+) -> onnx.ModelProto:
     """Normalisation, one plain and one strided residual block, a classifier of ten."""
     b = OnnxBuilder(seed, density)
     a, c = widths
@@ -66,7 +70,9 @@ def residual_onnx(seed: int = 0, density: float = 0.2, side: int = 8, widths: tu
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def make_run(folder: Path, seed: int = 0, density: float = 0.2, side: int = 8, widths: tuple[int, int] = (8, 12)) -> Path:
+def make_run(
+    folder: Path, seed: int = 0, density: float = 0.2, side: int = 8, widths: tuple[int, int] = (8, 12)
+) -> Path:
     """Write what fedtiny-export reads of a run: model, ranges, samples labelled by the float network, summary."""
     folder.mkdir(parents=True)
     onnx.save(residual_onnx(seed, density, side, widths), folder / "model.onnx")

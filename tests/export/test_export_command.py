@@ -1,0 +1,193 @@
+"""fedtiny-export as a user meets it: what it writes, what it refuses, and that nothing half-written is left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+from fedtiny_export.cli import export_main
+from runs import make_run
+
+FIGURES = {
+    "flash.code",
+    "flash.model",
+    "flash.total",
+    "ram.arena",
+    "ram.static",
+    "ram.stack",
+    "ram.total",
+    "instructions",
+}
+
+
+def call(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        export_main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run") / "digits")
+
+
+def test_an_export_holds_everything_the_contract_names(run, tmp_path, capsys):
+    assert call(run, "--target", "esp32", "--out", tmp_path / "out") == 0
+    out = tmp_path / "out"
+    for name in "model.tflite model.ftm report.txt report.json report.html golden.npz platformio.ini".split():
+        assert (out / name).is_file(), name
+    report = json.loads((out / "report.json").read_text())
+    assert report["board"] == "esp32"
+    assert report["fits"] is True
+    assert {figure["name"] for figure in report["figures"]} >= FIGURES
+    assert report["accuracy"]["samples"] == 100
+    assert report["accuracy"]["int8"] >= report["accuracy"]["float"] - 0.05
+    assert "fits esp32" in capsys.readouterr().out
+    golden = np.load(out / "golden.npz")
+    model = (out / "model.tflite").read_bytes()
+    count = golden["inputs"].shape[0]
+    assert np.array_equal(oracles.tflite_micro(model, golden["inputs"]), golden["outputs"].reshape(count, -1))
+
+
+def test_json_goes_to_stdout_and_words_to_stderr(run, tmp_path, capsys):
+    assert call(run, "--target", "esp32dev", "--out", tmp_path / "o", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / "o/report.json").read_text())
+    assert "written to" in printed.err
+
+
+def test_the_same_run_gives_the_same_folder(run, tmp_path):
+    for name in "ab":
+        call(run, "--target", "esp32c3", "--out", tmp_path / name)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_a_second_export_renews_what_is_generated_and_keeps_what_is_the_users(run, tmp_path):
+    other = make_run(tmp_path / "other", seed=5)
+    call(run, "--target", "esp32", "--out", tmp_path / "o")
+    before = tree(tmp_path / "o")
+    mine = next((tmp_path / "o/src").iterdir())
+    mine.write_text("/* mine */")
+    (tmp_path / "o/platformio.ini").write_text("; mine\n")
+    (tmp_path / "o/lib/other").mkdir()
+    (tmp_path / "o/lib/other/x.h").write_text("/* also mine */")
+    assert call(other, "--target", "esp32", "--out", tmp_path / "o") == 0
+    after = tree(tmp_path / "o")
+    assert mine.read_text() == "/* mine */"
+    assert after["platformio.ini"] == b"; mine\n"
+    assert "lib/other/x.h" in after
+    assert after["model.ftm"] != before["model.ftm"]
+    fresh = tmp_path / "fresh"
+    call(other, "--target", "esp32", "--out", fresh)
+    users = {str(mine.relative_to(tmp_path / "o")), "platformio.ini", "lib/other/x.h"}
+    assert {k: v for k, v in after.items() if k not in users} == {k: v for k, v in tree(fresh).items() if k not in users}
+
+
+def test_a_model_that_is_too_big_exits_3_and_says_what_would_help(tmp_path, capsys):
+    big = make_run(tmp_path / "big", density=0.5, side=96, widths=(24, 24))
+    assert call(big, "--target", "esp8266", "--out", tmp_path / "o") == 3
+    said = capsys.readouterr()
+    assert "bytes too many" in said.err
+    assert "dram0" in said.err
+    assert "the arena peaks at operator" in said.err
+    assert "boards it fits:" in said.err
+    assert "does NOT fit esp8266" in said.out
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    assert report["fits"] is False
+    over = next(f for f in report["figures"] if f["name"] == "ram.total")
+    assert f"{over['value'] - over['limit']:,} bytes too many" in said.err
+
+
+def test_a_missed_accuracy_gate_exits_4_and_over_budget_wins(run, tmp_path, capsys):
+    assert call(run, "--target", "esp32", "--out", tmp_path / "a", "--min-accuracy", "1") in (0, 4)
+    labels = np.load(run / "samples.npz")
+    np.savez(tmp_path / "wrong.npz", x=labels["x"], y=(labels["y"] + 1) % 10)
+    arguments = ("--eval", tmp_path / "wrong.npz", "--min-accuracy", "0.9")
+    assert call(run, "--target", "esp32", "--out", tmp_path / "b", *arguments) == 4
+    assert "is below 0.9" in capsys.readouterr().err
+    assert (tmp_path / "b/model.ftm").is_file()
+
+
+def test_an_unknown_board_exits_2_and_names_the_nearest(run, tmp_path, capsys):
+    assert call(run, "--target", "esp23", "--out", tmp_path / "o") == 2
+    assert "did you mean esp32?" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def _damage(name: str, content: bytes):
+    def damage(run: Path) -> None:
+        (run / name).write_bytes(content)
+
+    return damage
+
+
+REFUSED = {
+    "no model": lambda run: (run / "model.onnx").unlink(),
+    "empty model": _damage("model.onnx", b""),
+    "garbage model": _damage("model.onnx", bytes(range(256)) * 9),
+    "cut model": lambda run: (run / "model.onnx").write_bytes((run / "model.onnx").read_bytes()[:900]),
+    "no ranges": lambda run: (run / "ranges.json").unlink(),
+    "broken ranges": _damage("ranges.json", b"{"),
+    "ranges of another network": _damage("ranges.json", b'{"input": {"min": 0, "max": 1}}'),
+    "broken samples": _damage("samples.npz", b"PK\x03\x04nothing"),
+    "samples of another shape": lambda run: np.savez(run / "samples.npz", x=np.zeros((3, 5, 5)), y=np.zeros(3, int)),
+    "labels out of range": lambda run: np.savez(run / "samples.npz", x=np.zeros((3, 8, 8)), y=np.full(3, 77)),
+    "broken summary": _damage("summary.json", b"\xff\xfe"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_corrupt_run_exits_1_with_one_line_and_leaves_nothing(case, tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    REFUSED[case](run)
+    assert call(run, "--target", "esp32", "--out", tmp_path / "out/esp32") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert [p for p in tmp_path.rglob("*") if "esp32" in p.name] == []
+
+
+def test_a_folder_that_is_not_ours_is_never_written_into(run, tmp_path, capsys):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/thesis.txt").write_text("x")
+    assert call(run, "--target", "esp32", "--out", tmp_path / "o") == 1
+    assert "is not an export" in capsys.readouterr().err
+    assert list((tmp_path / "o").iterdir()) == [tmp_path / "o/thesis.txt"]
+
+
+def test_an_onnx_file_needs_ranges_or_calibration(run, tmp_path, capsys):
+    alone = tmp_path / "net.onnx"
+    alone.write_bytes((run / "model.onnx").read_bytes())
+    assert call(alone, "--target", "esp32", "--out", tmp_path / "o") == 1
+    assert "--calibration" in capsys.readouterr().err
+    assert call(alone, "--target", "esp32", "--out", tmp_path / "o", "--calibration", run / "samples.npz") == 0
+
+
+def test_without_input_the_newest_run_is_taken(run, tmp_path, monkeypatch):
+    make_run(tmp_path / "runs/older")
+    newer = make_run(tmp_path / "runs/newer", seed=9)
+    stamp = (newer / "summary.json").stat().st_mtime + 10
+    __import__("os").utime(newer / "summary.json", (stamp, stamp))
+    monkeypatch.chdir(tmp_path)
+    assert call("--target", "esp32") == 0
+    assert json.loads((tmp_path / "build/esp32/report.json").read_text())["source"] == "newer"
+
+
+def test_the_process_never_loads_torch(run, tmp_path):
+    code = (
+        "import sys\nfrom fedtiny_export.cli import export_main\n"
+        f"try:\n    export_main([{str(run)!r}, '--target', 'esp32', '--out', {str(tmp_path / 'o')!r}])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'tensorflow', 'fedtiny_train'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
