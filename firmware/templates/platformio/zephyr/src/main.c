@@ -1,0 +1,45 @@
+/* Runs the model on a board with Zephyr. This file is yours: a second export leaves it as it is. */
+#include <stddef.h>
+#include <stdio.h>
+
+#include "fedtiny/ft.h"
+#include "ft_report.h"
+#include "ft_selftest.h"
+#include "model.h"
+
+static uint8_t ft_arena[FT_MODEL_ARENA_BYTES] __attribute__((aligned(16)));
+static ft_model_t model;
+
+/* Replace this: write one sample to `input` (see model.h for its shape and scale) and return 1, or return 0 if
+ * there is none. */
+static int read_input(int8_t *input) {
+    ft_selftest_input(input);
+    return 1;
+}
+
+static void put(char character) { (void)putchar(character); }
+
+static ft_status_t start(ft_selftest_t *selftest) {
+    ft_status_t status = ft_model_open(&model, ft_model_words, FT_MODEL_BYTES);
+    if (status == FT_OK) status = ft_bind(&model, ft_arena, sizeof ft_arena);
+    if (status == FT_OK) status = ft_selftest_run(&model, NULL, selftest);
+    return status;
+}
+
+int main(void) {
+    ft_selftest_t selftest;
+    const ft_report_t report = {0u, 0u, 0u};
+    ft_status_t status = start(&selftest);
+    if (status != FT_OK) {
+        ft_put_text(put, "the model was refused with status ");
+        ft_put_int(put, status);
+        put('\n');
+        return 0;
+    }
+    ft_report_write(put, &report, &selftest);
+    if (read_input(ft_input(&model))) {
+        (void)ft_invoke(&model);
+        ft_report_answer(put, ft_output(&model));
+    }
+    return 0;
+}
