@@ -151,11 +151,13 @@ def _checked_figure(item: dict[str, Any]) -> Figure:
     return figure
 
 
-def make_report(device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None) -> Report:
-    """Plan every figure before any compiler runs."""
+def make_report(
+    device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None, table_bytes: int
+) -> Report:
+    """Plan every figure before any compiler runs. `table_bytes`: the project's self-test vectors and labels."""
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
-    figures = plan_figures(device, len(ftm.data), ftm, sizes, board, planned_instructions(graph, ftm.packed, sizes))
+    figures = plan_figures(device, ftm, table_bytes, planned_instructions(graph, ftm.packed, sizes))
     weights, nonzero = sum(layer.weights for layer in layers), sum(layer.nonzero for layer in layers)
     return Report(
         schema=SCHEMA,
@@ -181,7 +183,7 @@ def make_report(device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: A
         ledger=ftm.ledger,
         arena=tuple(ArenaBuffer(b.name, ftm.plan.offsets[b.name], b.size, b.first, b.last) for b in ftm.plan.buffers),
         arena_lower_bound=ftm.plan.lower_bound,
-        advice=_advice(device, figures, ftm, graph),
+        advice=_advice(device, figures, ftm, graph, table_bytes),
         notes=_notes(device, sizes, board),
     )
 
@@ -209,19 +211,13 @@ def _encoding_name(kernel: str) -> str:
     return kernel.removeprefix("CONV_").lower()
 
 
-def plan_figures(
-    device: Device,
-    model_bytes: int,
-    ftm: Ftm,
-    sizes: CodeSizes | None,
-    board: BoardSizes | None,
-    instructions: int | None,
-) -> tuple[Figure, ...]:
+def plan_figures(device: Device, ftm: Ftm, table_bytes: int, instructions: int | None) -> tuple[Figure, ...]:
     """Flash and RAM by region. What the SDK takes is counted where the board table has a source for it."""
+    sizes, board, model_bytes = load_code_sizes(device.cpu), load_board_sizes(device.id), len(ftm.data)
     code_in, model_in = device.region_for("code"), device.region_for("model")
     arena_in, stack_in = device.region_for("arena"), device.region_for("stack")
     reserve, arena = device.reserve, ftm.plan.arena_bytes
-    code = (sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0)) if sizes else None
+    code = sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0) + table_bytes if sizes else None
     static = board.static if board else 0
     stack_used = sizes.stack_bytes if sizes else None
     stack_kept = reserve.stack_bytes if reserve.stack_bytes is not None else (stack_used or 0)
@@ -262,7 +258,7 @@ def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) ->
     return tuple(notes)
 
 
-def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph) -> tuple[str, ...]:
+def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph, table_bytes: int) -> tuple[str, ...]:
     """What is over its limit, by how much and where, and what would help, computed."""
     lines = []
     for figure in figures:
@@ -280,7 +276,7 @@ def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph)
         lines.append(_density_advice(ftm, flash_over))
     if ram_over:
         lines.append(_peak_advice(graph, ftm.plan))
-    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm)]
+    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, table_bytes)]
     lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
     return tuple(lines)
 
@@ -306,6 +302,5 @@ def _peak_advice(graph: Graph, plan: Plan) -> str:
     return f"{said}: a smaller input or fewer channels there would help"
 
 
-def _fits(device: Device, ftm: Ftm) -> bool:
-    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
-    return all(figure.over == 0 for figure in plan_figures(device, len(ftm.data), ftm, sizes, board, None))
+def _fits(device: Device, ftm: Ftm, table_bytes: int) -> bool:
+    return all(figure.over == 0 for figure in plan_figures(device, ftm, table_bytes, None))

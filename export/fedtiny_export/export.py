@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
-from .atomic import atomic_folder
+from .atomic import atomic_folder, write_atomically
 from .budget import Report, make_report
 from .code_sizes import load_code_sizes
 from .devices import Device
@@ -22,7 +22,7 @@ from .errors import FedtinyError, UsageError
 from .evaluate import accuracy, to_int8
 from .ftm import Ftm, write_ftm
 from .ir import Graph
-from .project import Artifacts, Port, write_project
+from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
 from .quantize import quantize
 from .render import html_text, plain_text
 from .source import Source
@@ -30,7 +30,6 @@ from .write_tflite import write_tflite
 
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
-USER_FILES = ("src", "platformio.ini")  # written once, then the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,9 @@ def make_export(source: Source, device: Device, min_accuracy: float | None) -> E
     _refuse_constant(graph)
     labelled = source.samples is not None and source.samples.y is not None
     measured = accuracy(source.graph, graph, source.samples) if labelled and source.samples else None
-    report = make_report(device, graph, ftm, source.name, measured)
+    data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
+    tables = selftest_bytes(data, result, inputs.shape[0]) + label_bytes(source.labels)
+    report = make_report(device, graph, ftm, source.name, measured, tables)
     if min_accuracy is not None:
         if measured is None:
             raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
@@ -132,8 +133,6 @@ def _artifacts(exported: Exported, labels: tuple[str, ...]) -> Artifacts:
 
 def write_report(folder: Path, report: Report) -> None:
     """Write the three renderings of a report, each under a temporary name first."""
-    from .atomic import write_atomically
-
     write_atomically(folder / "report.json", report.to_json())
     write_atomically(folder / "report.txt", plain_text(report))
     write_atomically(folder / "report.html", html_text(report))

@@ -18,6 +18,7 @@ from .errors import FedtinyError
 from .ir import Array, Graph, Node, Op, Quant, Tensor
 
 MIN_SPAN = 1e-12
+SUM_STEP = 128 * 128  # the largest product of an input and a weight
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -70,7 +71,7 @@ def _quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
         constants={"weight": weight, "weight_scale": scales, "bias": bias},
         pad_value=float(np.clip(round(node.pad_value / data.scale), -128 - data.zero_point, 127 - data.zero_point)),
     )
-    _prove_sums(quantized)
+    _prove_sums(quantized, data.zero_point)
     return replace(quantized, constants={**quantized.constants, "bias": bias.astype(np.int32)})
 
 
@@ -90,13 +91,14 @@ def quantize_weight(weight: Array, scales: NDArray[np.float32]) -> NDArray[np.in
     return np.asarray(np.clip(np.round(weight.astype(np.float64) / wide), -127, 127), np.int8)
 
 
-def _prove_sums(node: Node) -> None:
-    """Refuse a layer whose sum could leave 32 bits for some input."""
-    weight = np.abs(node.constants["weight"].astype(np.int64)).reshape(node.constants["weight"].shape[0], -1)
-    worst = np.abs(node.constants["bias"]) + weight.sum(axis=1) * 255.0
+def _prove_sums(node: Node, zero_point: int) -> None:
+    """Refuse a layer whose sum could leave 32 bits for some input, by the rule that the runtime checks again."""
+    weight = node.constants["weight"].astype(np.int64).reshape(node.constants["weight"].shape[0], -1)
+    folded = np.abs(node.constants["bias"] - zero_point * weight.sum(axis=1))
+    worst = folded + SUM_STEP * weight.shape[1]
     if not np.all(worst < 2**31):
         channel = int(np.argmax(worst))
         raise FedtinyError(
             f"operator {node.name}: the sum of output channel {channel} can reach {worst[channel]:.3g}, over 2^31; "
-            "its weights are far smaller than its bias"
+            f"it has {weight.shape[1]:,} inputs"
         )

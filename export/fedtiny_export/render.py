@@ -69,15 +69,21 @@ def _deviation(planned: Figure, measured: Figure | None) -> str:
     return f"{100 * (measured.value / planned.value - 1):+.1f} %"
 
 
-def _figure_table(report: Report) -> list[str]:
+def _figure_cells(report: Report) -> list[list[str]]:
+    """The table of figures, header first; columns for what was measured only where something was."""
     measured = any(figure.source != PLANNED for figure in report.figures)
     table = [["figure", "planned", *(["measured", "deviation", "source"] if measured else []), "limit", "region"]]
     for planned, real in rows(report):
         cells = [planned.name, _value(planned)]
         if measured:
-            cells += [_value(real) if real else "", _deviation(planned, real), real.source if real else ""]
+            cells += [_value(real), _deviation(planned, real), real.source] if real else ["", "", ""]
         table.append([*cells, f"{planned.limit:,}" if planned.limit else "", planned.region or ""])
-    return _columns(table, {1, 2, 3, 5} if measured else {1, 2})
+    return table
+
+
+def _figure_table(report: Report) -> list[str]:
+    table = _figure_cells(report)
+    return _columns(table, {1, 2, 3, 5} if "measured" in table[0] else {1, 2})
 
 
 def _layer_table(layers: Sequence[Layer]) -> list[str]:
@@ -272,12 +278,8 @@ def _cards(report: Report) -> str:
 
 
 def _figures_html(report: Report) -> str:
-    body = []
-    for planned, real in rows(report):
-        measured = [_value(real), _deviation(planned, real), real.source] if real else ["", "", ""]
-        limit = f"{planned.limit:,}" if planned.limit else ""
-        body.append([planned.name, _value(planned), *measured, limit, planned.region or ""])
-    return _html_table(["figure", "planned", "measured", "deviation", "source", "limit", "region"], body)
+    header, *body = _figure_cells(report)
+    return _html_table(header, body)
 
 
 def _layers_html(report: Report) -> str:

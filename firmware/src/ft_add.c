@@ -24,8 +24,8 @@ FT_HOT static void run(const ft_context_t *context) {
     for (uint32_t i = 0; i < count; i++) {
         int32_t x = (a[i] - context->input.zero_point) * (1 << 20), y = (b[i] - context->input2.zero_point) * (1 << 20);
         int32_t sum = ft_requantize(x, add.multiplier1, add.shift1) + ft_requantize(y, add.multiplier2, add.shift2);
-        int32_t value = ft_requantize(sum, add.multiplier_out, add.shift_out) + context->output.zero_point;
-        out[i] = ft_clamp(value, add.act_min, add.act_max);
+        int32_t value = ft_requantize(sum, add.multiplier_out, add.shift_out);
+        out[i] = ft_finish(value, context->output.zero_point, add.act_min, add.act_max);
     }
 }
 

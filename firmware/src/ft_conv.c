@@ -15,7 +15,8 @@ static uint32_t pitch(const ft_context_t *context, const ft_conv_t *conv) {
     return ((uint32_t)conv->pad_left + context->input.width + conv->pad_right) * context->input.channels;
 }
 
-static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv) {
+/* No input can make a sum leave 32 bits: the bias keeps a distance of 128 * 128 for every weight. */
+static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint64_t weights) {
     const ft_model_t *model = context->model;
     uint32_t channels = context->output.channels;
     if (!ft_inside(model, conv->bias, 4u * channels) || !ft_inside(model, conv->multiplier, 4u * channels))
@@ -23,9 +24,12 @@ static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *co
     if (!ft_inside(model, conv->shift, channels) || !ft_inside(model, conv->weights, conv->weight_bytes))
         return FT_ERROR_FORMAT;
     if (conv->weight_bytes % 4u != 0u) return FT_ERROR_FORMAT;
+    int64_t limit = INT32_MAX - (int64_t)(weights / channels) * 16384;
     for (uint32_t c = 0; c < channels; c++) {
+        int32_t bias = (int32_t)ft_words_at(model, conv->bias)[c];
         int32_t multiplier = (int32_t)ft_words_at(model, conv->multiplier)[c];
         int8_t shift = (int8_t)ft_byte(ft_words_at(model, conv->shift), c);
+        if (bias > limit || bias < -limit) return FT_ERROR_FORMAT;
         if (multiplier < 0 || shift < -31 || shift > 30) return FT_ERROR_FORMAT;
     }
     return FT_OK;
@@ -47,7 +51,7 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_t *conv, uint32_t
         return FT_ERROR_FORMAT;
     if (conv->max_taps != 0u && context->model->header.arena_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
     *weight_count = (uint32_t)weights;
-    return check_arrays(context, conv);
+    return check_arrays(context, conv, weights);
 }
 
 /* Copy padded input row `index` (0 is the first padding row above the image) to `to`. */
@@ -98,8 +102,8 @@ void ft_conv_store(const ft_conv_row_t *row, uint32_t channel, uint32_t x, const
     int32_t shift = (int8_t)ft_byte(ft_words_at(model, row->conv.shift), channel);
     int8_t *to = row->out + x * out->channels + channel;
     for (uint32_t i = 0; i < count; i++, to += out->channels) {
-        int32_t value = ft_requantize(sums[i], multiplier, shift) + out->zero_point;
-        *to = ft_clamp(value, row->conv.act_min, row->conv.act_max);
+        int32_t value = ft_requantize(sums[i], multiplier, shift);
+        *to = ft_finish(value, out->zero_point, row->conv.act_min, row->conv.act_max);
     }
 }
 

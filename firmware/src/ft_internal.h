@@ -57,10 +57,11 @@ static inline int32_t ft_requantize(int32_t x, int32_t multiplier, int32_t shift
     return (high >> right) + ((high & mask) > threshold);
 }
 
-static inline int8_t ft_clamp(int32_t value, int32_t low, int32_t high) {
-    if (value < low) value = low;
-    if (value > high) value = high;
-    return (int8_t)value;
+/* Add the zero point and clamp, in the order that cannot overflow. */
+static inline int8_t ft_finish(int32_t value, int32_t zero_point, int32_t low, int32_t high) {
+    if (value < low - zero_point) return (int8_t)low;
+    if (value > high - zero_point) return (int8_t)high;
+    return (int8_t)(value + zero_point);
 }
 
 #endif

@@ -6,6 +6,7 @@ static ft_status_t check(const ft_context_t *context) {
     if (!ft_inside(context->model, context->op.params, FT_MEAN_BYTES)) return FT_ERROR_FORMAT;
     ft_read(context->model, context->op.params, &mean, FT_MEAN_BYTES);
     if (mean.multiplier < 0 || mean.shift < -31 || mean.shift > 30) return FT_ERROR_FORMAT;
+    if ((uint32_t)context->input.height * context->input.width > (1u << 22)) return FT_ERROR_FORMAT;
     if (context->output.height != 1u || context->output.width != 1u) return FT_ERROR_FORMAT;
     return context->output.channels == context->input.channels ? FT_OK : FT_ERROR_FORMAT;
 }
@@ -20,7 +21,7 @@ static void run(const ft_context_t *context) {
         int32_t sum = -pixels * context->input.zero_point;
         for (int32_t i = 0; i < pixels; i++, in += channels) sum += *in;
         sum = ft_requantize(sum, mean.multiplier, mean.shift);
-        ft_data(context, &context->output)[c] = ft_clamp(sum + context->output.zero_point, -128, 127);
+        ft_data(context, &context->output)[c] = ft_finish(sum, context->output.zero_point, -128, 127);
     }
 }
 
