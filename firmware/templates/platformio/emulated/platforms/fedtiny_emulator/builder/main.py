@@ -31,7 +31,7 @@ env.Append(
     CCFLAGS=machine + board.get("build.compile_flags"),
     CFLAGS=board.get("build.c_flags"),
     CXXFLAGS=board.get("build.cxx_flags"),
-    CPPPATH=[support],
+    CPPPATH=[support, str(Path("$PROJECT_DIR") / "lib" / "fedtiny" / "include")],
     LINKFLAGS=machine + board.get("build.link_flags"),
 )
 env.BuildSources(str(Path("$BUILD_DIR") / "support"), support)
