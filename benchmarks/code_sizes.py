@@ -10,17 +10,35 @@ fit of counted runs in QEMU to the steps that `cost.features` counts.
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from elftools.elf.elffile import ELFFile
+from fedtiny_export import reference
+from fedtiny_export.abi import Kernel
+from fedtiny_export.check import measure
+from fedtiny_export.code_sizes import CodeSizes
+from fedtiny_export.cost import FEATURES, features
+from fedtiny_export.devices import load_device
+from fedtiny_export.export import make_artifacts
+from fedtiny_export.ftm import Ftm, write_ftm
+from fedtiny_export.ir import Graph, Op
+from fedtiny_export.project import write_project
+from scipy.optimize import nnls
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "firmware" / "sizes.json"
 sys.path.insert(0, str(ROOT / "tests" / "support"))
+from networks import Builder, residual, samples  # noqa: E402
+
+TARGET = ROOT / "firmware" / "sizes.json"
+BOARD = "qemu-m4"
 
 ARM = "arm-none-eabi-gcc"
 CPUS = {
@@ -66,6 +84,109 @@ def parts(compiler: list[str]) -> dict[str, int]:
 
 
 def compiler_name(compiler: list[str]) -> str:
-    """Program and version, and the flags that matter."""
+    """Program and version, and the flag that matters."""
     version = subprocess.run([compiler[0], "-dumpfullversion"], capture_output=True, text=True, check=True)
     return f"{compiler[0]} {version.stdout.strip()} -Os"
+
+
+def firmware_run(graph: Graph, forced: Kernel | None, folder: Path) -> tuple[Ftm, dict[str, int]]:
+    """Build and run one network on the emulated board: its file and what was measured, by figure."""
+    device = load_device(BOARD)
+    ftm = write_ftm(graph, {} if forced is None else {k: 0 if k is forced else 1 << 30 for k in Kernel})
+    inputs = samples(graph, 2)
+    outputs = reference.run(graph, inputs)
+    np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
+    labels = tuple(str(index) for index in range(outputs[0].size))
+    write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
+    measured = measure(folder, device, None)
+    if measured is None or not measured.golden_equal or measured.notes:
+        raise SystemExit(f"{BOARD} cannot be built, run and counted here: {measured}")
+    return ftm, {name: value for name, value, *_ in measured.figures if value is not None}
+
+
+def networks() -> list[tuple[Graph, Kernel | None]]:
+    """Networks that differ in every count the instruction plan is linear in."""
+    cases: list[tuple[Graph, Kernel | None]] = []
+    for seed, (shape, widths) in enumerate(
+        [((8, 8, 1), (8, 12)), ((16, 16, 3), (6, 10)), ((6, 10, 2), (9, 7)), ((32, 32, 3), (8, 16))]
+    ):
+        for density in (1.0, 0.3, 0.1, 0.03):
+            for forced in (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP):
+                if density == 1.0 or forced is not Kernel.CONV_DENSE:
+                    cases.append((residual(seed, density, 0.0, shape, widths), forced))
+    for seed, side in enumerate((4, 9, 16)):
+        small = Builder((side, side, 4), seed)
+        small.add(Op.MEAN)
+        small.dense(10)
+        cases.append((small.int8(), Kernel.CONV_DENSE))
+        flat = Builder((side, side, 4), seed, 0.1)
+        flat.dense(24)
+        cases.append((flat.int8(), Kernel.CONV_GAP))
+        wide = Builder((side, side, 4), seed, 0.2)
+        wide.conv(12, 1)
+        cases.append((wide.int8(), Kernel.CONV_BITMAP))
+    return cases
+
+
+def measure_board() -> tuple[dict[str, int], int, dict[str, float], float]:
+    """Board code and static data, stack, instruction coefficients, and the fit's largest relative error."""
+    rows, counts, codes, statics, stacks = [], [], set(), set(), []
+    table = parts(CPUS["cortex-m4"])
+    sizes = CodeSizes("cortex-m4", "", False, table, 0, {})
+    for graph, forced in networks():
+        with tempfile.TemporaryDirectory() as folder:
+            ftm, figures = firmware_run(graph, forced, Path(folder))
+        rows.append([features(graph, ftm.packed)[name] for name in FEATURES])
+        counts.append(figures["instructions"])
+        stacks.append(figures["ram.stack"])
+        codes.add(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
+        statics.add(figures["ram.static"])
+    matrix, wanted = np.array(rows, float), np.array(counts, float)
+    # relative errors are what a reader sees, so every run weighs the same
+    fitted, _ = nnls(matrix / wanted[:, None], np.ones(len(wanted)), maxiter=10_000)
+    worst = float(np.abs(matrix @ fitted / wanted - 1).max())
+    board = {"code": round(sum(codes) / len(codes)), "static": max(statics)}
+    print(
+        f"board code {min(codes)} to {max(codes)} bytes, static {sorted(statics)}, stack {min(stacks)} to {max(stacks)}"
+    )
+    coefficients = {name: round(float(value), 3) for name, value in zip(FEATURES, fitted, strict=True)}
+    return board, max(stacks), coefficients, worst
+
+
+def table() -> dict[str, Any]:
+    """The whole content of sizes.json."""
+    board, stack, instructions, worst = measure_board()
+    print(f"instruction plan: {len(networks())} runs, largest deviation {100 * worst:.1f} %: {instructions}")
+    cpus: dict[str, Any] = {}
+    for name, compiler in CPUS.items():
+        cpus[name] = {"compiler": compiler_name(compiler), "parts": parts(compiler), "stack": None, "instructions": {}}
+        print(f"{name:<14}", cpus[name]["parts"])
+    cpus["cortex-m4"] |= {"stack": stack, "instructions": instructions}
+    return {"cpus": cpus, "boards": {BOARD: board}}
+
+
+def numbers(value: Any, path: str = "") -> dict[str, float]:
+    """Every number of a nested dictionary by its path."""
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in numbers(inner, f"{path}/{key}").items()}
+    return {path: float(value)} if isinstance(value, int | float) else {}
+
+
+def main() -> None:
+    """Measure; write the table or compare it with the committed one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with the committed table instead of writing it")
+    options = parser.parse_args()
+    measured = table()
+    if not options.check:
+        TARGET.write_text(json.dumps(measured, indent=1) + "\n")
+        return
+    committed = numbers(json.loads(TARGET.read_text()))
+    sized = {k: v for k, v in numbers(measured).items() if "/instructions/" not in k}
+    changed = {k: (committed.get(k), v) for k, v in sized.items() if abs(committed.get(k, 0) - v) > 0.01 * v}
+    print("changed by more than 1 %:", changed or "nothing")
+    sys.exit(1 if changed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,12 +152,12 @@ def _checked_figure(item: dict[str, Any]) -> Figure:
 
 
 def make_report(
-    device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None, table_bytes: int
+    device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None, tables: Mapping[str, int]
 ) -> Report:
-    """Plan every figure before any compiler runs. `table_bytes`: the project's self-test vectors and labels."""
+    """Plan every figure before any compiler runs. `tables`: bytes of the project's self-test vectors and labels."""
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
-    figures = plan_figures(device, ftm, table_bytes, planned_instructions(graph, ftm.packed, sizes))
+    figures = plan_figures(device, ftm, tables, planned_instructions(graph, ftm.packed, sizes))
     weights, nonzero = sum(layer.weights for layer in layers), sum(layer.nonzero for layer in layers)
     return Report(
         schema=SCHEMA,
@@ -183,7 +183,7 @@ def make_report(
         ledger=ftm.ledger,
         arena=tuple(ArenaBuffer(b.name, ftm.plan.offsets[b.name], b.size, b.first, b.last) for b in ftm.plan.buffers),
         arena_lower_bound=ftm.plan.lower_bound,
-        advice=_advice(device, figures, ftm, graph, table_bytes),
+        advice=_advice(device, figures, ftm, graph, tables),
         notes=_notes(device, sizes, board),
     )
 
@@ -211,18 +211,18 @@ def _encoding_name(kernel: str) -> str:
     return kernel.removeprefix("CONV_").lower()
 
 
-def plan_figures(device: Device, ftm: Ftm, table_bytes: int, instructions: int | None) -> tuple[Figure, ...]:
+def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructions: int | None) -> tuple[Figure, ...]:
     """Flash and RAM by region. What the SDK takes is counted where the board table has a source for it."""
     sizes, board, model_bytes = load_code_sizes(device.cpu), load_board_sizes(device.id), len(ftm.data)
     code_in, model_in = device.region_for("code"), device.region_for("model")
     arena_in, stack_in = device.region_for("arena"), device.region_for("stack")
     reserve, arena = device.reserve, ftm.plan.arena_bytes
-    code = sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0) + table_bytes if sizes else None
+    code = sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0) if sizes else None
     static = board.static if board else 0
     stack_used = sizes.stack_bytes if sizes else None
     stack_kept = reserve.stack_bytes if reserve.stack_bytes is not None else (stack_used or 0)
     sdk_flash, sdk_ram = reserve.sdk_flash_bytes or 0, reserve.sdk_ram_bytes or 0
-    flash_total = model_bytes + (code or 0) + sdk_flash
+    flash_total = model_bytes + sum(tables.values()) + (code or 0) + sdk_flash
     ram_total = arena + static + sdk_ram + (stack_kept if stack_in == arena_in else 0)
 
     def planned(name: str, value: int | None, limit: int | None, region: Memory | None, unit: str = "B") -> Figure:
@@ -230,12 +230,14 @@ def plan_figures(device: Device, ftm: Ftm, table_bytes: int, instructions: int |
 
     figures = [
         planned("flash.code", code, None, code_in),
+        *(planned(f"flash.{name}", size, None, code_in) for name, size in tables.items()),
         planned("flash.model", model_bytes, model_in.size, model_in),
         planned("flash.sdk", reserve.sdk_flash_bytes, None, code_in),
         planned("flash.total", flash_total, code_in.size, code_in),
         planned("ram.arena", arena, arena_in.size, arena_in),
         planned("ram.static", static + sdk_ram, None, arena_in),
         planned("ram.stack", stack_used, reserve.stack_bytes, stack_in),
+        planned("ram.stack_reserved", stack_kept, None, stack_in),
         planned("ram.total", ram_total, arena_in.size, arena_in),
         planned("instructions", instructions, None, None, "instructions"),
     ]
@@ -258,7 +260,9 @@ def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) ->
     return tuple(notes)
 
 
-def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph, table_bytes: int) -> tuple[str, ...]:
+def _advice(
+    device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph, tables: Mapping[str, int]
+) -> tuple[str, ...]:
     """What is over its limit, by how much and where, and what would help, computed."""
     lines = []
     for figure in figures:
@@ -276,7 +280,7 @@ def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph,
         lines.append(_density_advice(ftm, flash_over))
     if ram_over:
         lines.append(_peak_advice(graph, ftm.plan))
-    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, table_bytes)]
+    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, tables)]
     lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
     return tuple(lines)
 
@@ -302,5 +306,5 @@ def _peak_advice(graph: Graph, plan: Plan) -> str:
     return f"{said}: a smaller input or fewer channels there would help"
 
 
-def _fits(device: Device, ftm: Ftm, table_bytes: int) -> bool:
-    return all(figure.over == 0 for figure in plan_figures(device, ftm, table_bytes, None))
+def _fits(device: Device, ftm: Ftm, tables: Mapping[str, int]) -> bool:
+    return all(figure.over == 0 for figure in plan_figures(device, ftm, tables, None))

@@ -5,6 +5,7 @@ Building, running and reading the ELF is check.py's; this module judges what it 
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from .atomic import write_atomically
 from .budget import PLANNED, Figure, Report, read_report
-from .check import Measured, measure, read_log
+from .check import FigureTuple, Measured, measure, read_log
 from .devices import load_device
-from .errors import FedtinyError, ToolMissingError, UsageError
+from .emulator import require_tools
+from .errors import FedtinyError, UsageError
 from .export import write_report
 
 # Shares by which a measured figure may differ from the planned one. Code size depends on the compiler's version;
@@ -59,36 +61,34 @@ def check_folder(
     report = load_report(folder)
     device = load_device(report.board)
     if log is not None:
-        return _finish(folder, report, _figures(read_log(_log_text(log))), [], {"device log": log.name})
+        return _finish(folder, report, read_log(_log_text(log)), f"a device, as {log.name} has it")
+    if outputs is not None and outputs.suffix != ".npy":
+        raise UsageError(f"--outputs {outputs}: the name must end in .npy")
+    if require_run or inputs is not None:
+        require_tools(device)
     measured = measure(folder, device, _read_inputs(inputs), use_pio=use_pio)
     if measured is None:
-        if require_run or inputs is not None:
-            raise ToolMissingError(f"{device.id} has no emulator or no compiler here: it cannot be run")
         return Checked(report, ())
     if outputs is not None and measured.outputs is not None:
         _write_outputs(outputs, measured.outputs)
+    return _finish(folder, report, measured, f"{device.id} in its emulator")
+
+
+def _finish(folder: Path, report: Report, measured: Measured, where: str) -> Checked:
     problems = [] if measured.golden_equal else [f"golden outputs differ: {measured.first_difference}"]
-    run = {"golden outputs": "equal, byte for byte" if measured.golden_equal else "DIFFERENT"}
-    return _finish(folder, report, _figures(measured.figures), problems, run)
-
-
-def _finish(folder: Path, report: Report, figures: list[Figure], problems: list[str], run: dict[str, str]) -> Checked:
-    renewed = report.with_measured([_with_limit(report, figure) for figure in figures], run)
+    golden = "equal, byte for byte" if measured.golden_equal else f"DIFFERENT: {measured.first_difference}"
+    figures = [_figure(report, found) for found in measured.figures]
+    run = {"run on": where, "golden": golden, **{f"note {i}": text for i, text in enumerate(measured.notes, 1)}}
+    renewed = report.with_measured(figures, run)
     write_report(folder, renewed)
     return Checked(renewed, (*problems, *_deviations(renewed)))
 
 
-def _figures(
-    found: Measured | list[tuple[str, int | None, str, str | None, str]] | tuple[object, ...],
-) -> list[Figure]:
-    return [Figure(name, value, unit, None, region, source) for name, value, unit, region, source in found]  # type: ignore[misc,union-attr]
-
-
-def _with_limit(report: Report, figure: Figure) -> Figure:
-    planned = report.figure(figure.name, PLANNED)
-    if planned is None:
-        return figure
-    return Figure(figure.name, figure.value, figure.unit, planned.limit, figure.region or planned.region, figure.source)
+def _figure(report: Report, found: FigureTuple) -> Figure:
+    """Put the plan's limit to a measured figure."""
+    name, value, unit, region, source = found
+    planned = report.figure(name, PLANNED)
+    return Figure(name, value, unit, planned.limit if planned else None, region, source)
 
 
 def _deviations(report: Report) -> list[str]:
@@ -128,10 +128,6 @@ def _read_inputs(path: Path | None) -> NDArray[np.int8] | None:
 
 
 def _write_outputs(path: Path, values: NDArray[np.int8]) -> None:
-    import io
-
-    if path.suffix != ".npy":
-        raise UsageError(f"--outputs {path}: the name must end in .npy")
     data = io.BytesIO()
     np.save(data, values)
     write_atomically(path, data.getvalue())
@@ -141,27 +137,20 @@ def diff_text(first: Path, second: Path, *, as_json: bool) -> str:
     """Compare the figures of two exports by name, region and source."""
     reports = [load_report(path) for path in (first, second)]
     keys = sorted({(f.name, f.region or "", f.source) for report in reports for f in report.figures})
-    rows = []
+    rows: list[tuple[tuple[str, str, str], int | None, int | None]] = []
     for key in keys:
-        values = [
-            next((f.value for f in r.figures if (f.name, f.region or "", f.source) == key), None) for r in reports
-        ]
-        change = values[1] - values[0] if values[0] is not None and values[1] is not None else None
-        rows.append(
-            {
-                "name": key[0],
-                "region": key[1],
-                "source": key[2],
-                "a": values[0],
-                "b": values[1],
-                "change": change,
-            }
-        )
+        found = [[f.value for f in r.figures if (f.name, f.region or "", f.source) == key] for r in reports]
+        rows.append((key, *(values[0] if values else None for values in found)))  # type: ignore[arg-type]
     if as_json:
-        return json.dumps(rows, indent=1) + "\n"
+        return json.dumps([_diff_row(*row) for row in rows], indent=1) + "\n"
     lines = [f"{'figure':<14} {'source':<13} {'A':>12} {'B':>12} {'change':>10}"]
-    for row in rows:
-        cells = ["" if row[k] is None else f"{row[k]:,}" for k in ("a", "b")]
-        change = "" if row["change"] is None else f"{row['change']:+,}"
-        lines.append(f"{row['name']:<14} {row['source']:<13} {cells[0]:>12} {cells[1]:>12} {change:>10}")
+    for (name, _, source), a, b in rows:
+        cells = ["" if value is None else f"{value:,}" for value in (a, b)]
+        change = "" if a is None or b is None else f"{b - a:+,}"
+        lines.append(f"{name:<14} {source:<13} {cells[0]:>12} {cells[1]:>12} {change:>10}")
     return "\n".join(lines) + "\n"
+
+
+def _diff_row(key: tuple[str, str, str], a: int | None, b: int | None) -> dict[str, str | int | None]:
+    change = b - a if a is not None and b is not None else None
+    return {"name": key[0], "region": key[1], "source": key[2], "a": a, "b": b, "change": change}

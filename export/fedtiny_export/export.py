@@ -55,7 +55,10 @@ def make_export(source: Source, device: Device, min_accuracy: float | None) -> E
     labelled = source.samples is not None and source.samples.y is not None
     measured = accuracy(source.graph, graph, source.samples) if labelled and source.samples else None
     data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
-    tables = selftest_bytes(data, result, inputs.shape[0]) + label_bytes(source.labels)
+    tables = {
+        "selftest": selftest_bytes(data, result, inputs.shape[0]),
+        "labels": label_bytes(source.labels),
+    }
     report = make_report(device, graph, ftm, source.name, measured, tables)
     if min_accuracy is not None:
         if measured is None:
@@ -110,24 +113,32 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
     (folder / "golden.npz").write_bytes(golden.getvalue())
     (folder / "model.ftm").write_bytes(exported.ftm.data)
     (folder / "model.tflite").write_bytes(exported.tflite)
-    write_project(folder, device, _artifacts(exported, labels))
+    parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
+    write_project(folder, device, make_artifacts(*parts, labels))
     write_report(folder, exported.report)
 
 
-def _artifacts(exported: Exported, labels: tuple[str, ...]) -> Artifacts:
-    graph = exported.graph
-    count = exported.golden_inputs.shape[0]
+def make_artifacts(
+    graph: Graph,
+    ftm: Ftm,
+    tflite: bytes,
+    golden_inputs: NDArray[np.int8],
+    golden_outputs: NDArray[np.int8],
+    labels: tuple[str, ...],
+) -> Artifacts:
+    """What a firmware project is made of."""
+    count = golden_inputs.shape[0]
     return Artifacts(
-        ftm=exported.ftm.data,
-        tflite=exported.tflite,
-        kernels=exported.ftm.kernels,
-        arena_bytes=exported.ftm.plan.arena_bytes,
+        ftm=ftm.data,
+        tflite=tflite,
+        kernels=ftm.kernels,
+        arena_bytes=ftm.plan.arena_bytes,
         input=_port(graph, graph.input),
         output=_port(graph, graph.output),
         labels=labels,
         normalization="inside the network: give the sensor's own values",
-        golden_inputs=exported.golden_inputs.reshape(count, -1),
-        golden_outputs=exported.golden_outputs.reshape(count, -1),
+        golden_inputs=golden_inputs.reshape(count, -1),
+        golden_outputs=golden_outputs.reshape(count, -1),
     )
 
 

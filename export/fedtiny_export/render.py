@@ -28,13 +28,13 @@ def _percent(part: float) -> str:
 
 
 def rows(report: Report) -> list[tuple[Figure, Figure | None]]:
-    """Each planned figure with the measured one beside it."""
+    """Each planned figure with the measured one beside it; a run says more than the ELF file."""
     pairs = []
     for planned in report.figures:
         if planned.source != PLANNED:
             continue
         same = [f for f in report.figures if f.name == planned.name and f.source != PLANNED]
-        pairs.append((planned, same[0] if same else None))
+        pairs.append((planned, same[-1] if same else None))
     return pairs
 
 
@@ -233,10 +233,11 @@ def _parts(report: Report, group: str) -> list[tuple[str, int]]:
     total = report.figure(f"{group}.total", PLANNED)
     if total is None or total.value is None:
         return []
-    names = {"flash": ("flash.model", "flash.code", "flash.sdk"), "ram": ("ram.arena", "ram.static")}[group]
-    parts = [(f.name.split(".")[1], f.value) for f in (report.figure(name, PLANNED) for name in names) if f and f.value]
-    rest = total.value - sum(size for _, size in parts)
-    return [*parts, ("stack reserve", rest)] if rest > 0 else parts
+    names = {"flash": ("model", "code", "selftest", "labels", "sdk"), "ram": ("arena", "static", "stack_reserved")}[
+        group
+    ]
+    figures = [report.figure(f"{group}.{name}", PLANNED) for name in names]
+    return [(f.name.split(".")[1].replace("_", " "), f.value) for f in figures if f and f.value]
 
 
 def _bars(report: Report) -> str:

@@ -1,0 +1,32 @@
+"""firmware/sizes.json is what the compilers give: the plan rests on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("code_sizes_script", ROOT / "benchmarks/code_sizes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4", "cortex-m33", "rv32imc", "xtensa-lx106"])
+def test_the_code_of_every_part_is_as_the_table_says(cpu, need_tool):
+    module = script()
+    compiler = module.CPUS[cpu]
+    need_tool(compiler[0], f"for {cpu}")
+    committed = json.loads((ROOT / "firmware/sizes.json").read_text())["cpus"][cpu]["parts"]
+    measured = module.parts(compiler)
+    assert set(measured) == set(committed)
+    for part, size in measured.items():
+        assert abs(size - committed[part]) <= 0.01 * size, (
+            f"{part}: run benchmarks/code_sizes.py and look at the change"
+        )
