@@ -31,8 +31,8 @@ FigureTuple = tuple[str, int | None, str, str | None, str]
 
 _LOG_LINE = re.compile(r"FEDTINY (\{[^{}\r\n]{1,2000}\}) ([0-9a-f]{8})(?![0-9a-f])")
 _LOG_NUMBERS = (
-    ("format", "model_bytes", "model_crc32", "arena_bytes", "stack_used", "stack_bytes", "microseconds", "vectors")
-    + ("passed",)
+    *("format", "model_bytes", "model_crc32", "arena_bytes", "stack_used", "stack_bytes", "microseconds"),
+    *("vectors", "passed"),
 )
 
 
@@ -55,9 +55,7 @@ class Golden:
     outputs: NDArray[np.int8]
 
 
-def measure(
-    folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, use_pio: bool = False
-) -> Measured | None:
+def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, use_pio: bool = False) -> Measured | None:
     """Build and run an export; None where the board has no emulator, or it or the compiler is not installed.
 
     `require_tools` of emulator.py says which package is missing.
@@ -117,7 +115,8 @@ def elf_figures(image: Image, device: Device) -> tuple[FigureTuple, ...]:
     static = image.ram["data"] + image.ram["bss"]
     values = [(f"flash.{part}", size, flash) for part, size in image.flash.items()]
     values += [("flash.total", image.flash_bytes, flash), ("ram.arena", image.ram["arena"], ram)]
-    values += [("ram.static", static, ram), ("ram.stack_reserved", image.ram["stack"], ram), ("ram.total", image.ram_bytes, ram)]
+    values += [("ram.static", static, ram), ("ram.stack_reserved", image.ram["stack"], ram)]
+    values += [("ram.total", image.ram_bytes, ram)]
     return tuple((name, value, "B", region, MEASURED_ELF) for name, value, region in values)
 
 
@@ -144,7 +143,10 @@ def _log_of_run(result: Run) -> Mapping[str, int]:
 
 def _outputs(result: Run, samples: int, size: int) -> NDArray[np.int8]:
     if len(result.outputs) != samples * size:
-        raise FedtinyError(f"the firmware wrote {len(result.outputs):,} bytes; {samples:,} results of {size:,} are due")
+        raise FedtinyError(
+            f"the firmware wrote {len(result.outputs):,} bytes; {samples:,} results of {size:,} are due: "
+            "its main has to call ft_port_serve, as the generated one does"
+        )
     return np.frombuffer(result.outputs, np.int8).reshape(samples, size).copy()
 
 

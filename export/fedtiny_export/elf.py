@@ -12,6 +12,7 @@ from pathlib import Path
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from .devices import Device, Memory
 from .errors import FedtinyError
@@ -74,12 +75,9 @@ class Image:
         """All RAM that is spoken for: variables, arena and the stack's reserve."""
         return sum(self.ram.values())
 
-    def symbol(self, name: str) -> Symbol:
-        """The symbol of a name."""
-        for symbol in self.symbols:
-            if symbol.name == name:
-                return symbol
-        raise FedtinyError(f"the firmware has no symbol {name}: is its main the one that fedtiny-export wrote?")
+    def symbol(self, name: str) -> Symbol | None:
+        """The symbol of a name, if it is linked."""
+        return next((symbol for symbol in self.symbols if symbol.name == name), None)
 
 
 def read_image(path: Path, device: Device) -> Image:
@@ -90,6 +88,8 @@ def read_image(path: Path, device: Device) -> Image:
             sections, symbols = _sections(elf), _symbols(elf)
     except (ELFError, OSError, ValueError) as error:
         raise FedtinyError(f"{path.name}: not a readable ELF file: {error}") from None
+    if not sections:
+        raise FedtinyError(f"{path.name}: an ELF file without sections: nothing was linked")
     flash = dict.fromkeys(FLASH_PARTS, 0)
     ram = dict.fromkeys(RAM_PARTS, 0)
     for section in sections:
@@ -115,7 +115,7 @@ def _sections(elf: ELFFile) -> tuple[Section, ...]:
 
 def _symbols(elf: ELFFile) -> tuple[Symbol, ...]:
     table = elf.get_section_by_name(".symtab")
-    if table is None:
+    if not isinstance(table, SymbolTableSection):
         return ()
     found = []
     for symbol in table.iter_symbols():

@@ -221,13 +221,15 @@ def _plugin(image: Image, place: Path) -> tuple[str | None, str | None]:
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return None, "no C compiler for this machine is installed (Debian package gcc): instructions are not counted"
+    counted, caller = image.symbol(COUNTED), image.symbol(COUNTED_FROM)
+    if counted is None or caller is None:
+        return None, "the firmware's main does not call ft_port_serve: instructions are not counted"
     source = asset_root() / "firmware" / "boards" / "qemu" / "count.c"
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(place / "count.so")]
     try:
         _call(command, "the instruction counter does not compile", source.parent)
     except FedtinyError as error:
         return None, str(error)
-    counted, caller = image.symbol(COUNTED), image.symbol(COUNTED_FROM)
     places = f"function={counted.address:x},caller={caller.address:x},caller_end={caller.address + caller.size:x}"
     return f"{place / 'count.so'},out={place / 'counts.txt'},{places}", None
 

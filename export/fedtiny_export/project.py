@@ -292,9 +292,10 @@ def _kernel_rows(kernels: Iterable[Kernel]) -> str:
 
 
 def _library_json(manifest: Path, device: Device) -> bytes:
-    """The runtime's manifest, built as objects so that the linker sees every section by itself."""
+    """The runtime's manifest, with what this board's build needs to know."""
     library = json.loads(manifest.read_text(encoding="utf-8"))
-    library["build"]["libArchive"] = False
+    if device.emulator is not None:
+        library["build"]["libArchive"] = False  # objects, as the direct build links them
     if device.cpu in WORD_FLASH_CPUS:
         library["build"]["flags"] = ["-DFT_MODEL_WORDS_ONLY=1"]
     return _json_bytes(library)

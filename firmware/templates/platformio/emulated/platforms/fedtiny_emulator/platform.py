@@ -3,8 +3,8 @@
 from platformio.public import PlatformBase
 
 
-class Fedtiny_emulatorPlatform(PlatformBase):  # noqa: N801 - PlatformIO derives the name from the folder's
-    """Nothing to install: the compiler and the emulator are the system's."""
+class Fedtiny_emulatorPlatform(PlatformBase):
+    """Nothing to install: compiler and emulator are the system's. PlatformIO derives this name from the folder's."""
 
     def is_embedded(self) -> bool:
         """There is no serial port to upload to."""

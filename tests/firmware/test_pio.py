@@ -1,0 +1,75 @@
+"""PlatformIO itself, without its registry: the emulated board builds and runs, real boards' files are in order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pio_offline
+import pytest
+from fedtiny_export.check import measure, read_log
+from fedtiny_export.devices import all_devices, load_device
+from fedtiny_export.elf import read_image
+from fedtiny_export.emulator import build
+from small_project import write_export
+
+REAL_BOARDS = [device.id for device in all_devices() if device.platformio]
+PIO = Path(sys.executable).with_name("pio")
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory, need_tool):
+    """The environment of a PlatformIO that downloads nothing. A core folder of its own: two never wait for another."""
+    need_tool(str(PIO), "none: pip install platformio")
+    return {**os.environ, **pio_offline.prepare(tmp_path_factory.mktemp("pio-core"))}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, need_tool):
+    need_tool("arm-none-eabi-gcc", "gcc-arm-none-eabi")
+    folder = tmp_path_factory.mktemp("pio") / "qemu-m4"
+    write_export(folder, "qemu-m4")
+    return folder
+
+
+def pio(environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(PIO), *arguments, "-d", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_pio_run_gives_the_sections_of_the_direct_build(offline, project):
+    done = pio(offline, project, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stderr.lower()
+    device = load_device("qemu-m4")
+    by_pio = read_image(project / ".pio" / "build" / "qemu-m4" / "firmware.elf", device)
+    direct = read_image(build(project, device).elf, device)
+    assert by_pio.sections == direct.sections
+    assert f"used {by_pio.flash_bytes} bytes" in done.stdout
+    assert f"used {by_pio.ram_bytes} bytes" in done.stdout
+
+
+def test_pio_upload_runs_the_firmware(offline, project, need_tool):
+    need_tool("qemu-system-arm", "qemu-system-arm")
+    done = pio(offline, project, "run", "-t", "upload")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_log(done.stdout).golden_equal
+
+
+def test_measuring_with_pio_gives_what_measuring_directly_gives(offline, project, need_tool, monkeypatch):
+    need_tool("qemu-system-arm", "qemu-system-arm")
+    monkeypatch.setenv("PLATFORMIO_CORE_DIR", offline["PLATFORMIO_CORE_DIR"])
+    device = load_device("qemu-m4")
+    assert measure(project, device, None, use_pio=True) == measure(project, device, None)
+
+
+@pytest.mark.parametrize("board", REAL_BOARDS)
+def test_platformio_finds_no_fault_in_platformio_ini(offline, tmp_path, board):
+    write_export(tmp_path, board)
+    done = pio(offline, tmp_path, "project", "config", "--lint")
+    assert done.returncode == 0
+    assert "free from linting errors" in done.stdout, done.stdout
+    shown = pio(offline, tmp_path, "project", "config")
+    assert f"env:{board}" in shown.stdout

@@ -1,0 +1,213 @@
+"""The generated project: which files, whose they are, and that every compiler accepts them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fedtiny_export import __version__
+from fedtiny_export.abi import Kernel
+from fedtiny_export.assets import asset_root
+from fedtiny_export.devices import Platformio, all_devices, load_device
+from fedtiny_export.errors import FedtinyError
+from fedtiny_export.project import label_bytes, project_files, selftest_bytes, selftest_vectors, write_project
+from small_project import STRICT, artifacts, write_export
+
+BOARDS = [device.id for device in all_devices()]
+
+ARDUINO_H = """
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+extern "C" { unsigned long micros(void); unsigned long millis(void); void delay(unsigned long); void yield(void); }
+struct HardwareSerial { void begin(unsigned long); size_t write(uint8_t); explicit operator bool() const; };
+extern HardwareSerial Serial;
+"""
+
+# What compiles in place of each board's own toolchain.
+XTENSA = ("xtensa-lx106-elf-", "gcc-xtensa-lx106", ["-mlongcalls"])
+RISCV_FLAGS = ["--specs=picolibc.specs", "-march=rv32imc", "-mabi=ilp32", "-misa-spec=2.2"]
+RISCV = ("riscv64-unknown-elf-", "gcc-riscv64-unknown-elf and picolibc-riscv64-unknown-elf", RISCV_FLAGS)
+
+
+def _arm(cpu: str) -> tuple[str, str, list[str]]:
+    return ("arm-none-eabi-", "gcc-arm-none-eabi", [f"-mcpu={cpu}", "-mthumb"])
+
+
+STAND_INS = {
+    "xtensa-lx6": XTENSA,
+    "xtensa-lx7": XTENSA,
+    "xtensa-lx106": XTENSA,
+    "rv32imc": RISCV,
+    "cortex-m0plus": _arm("cortex-m0plus"),
+    "cortex-m3": _arm("cortex-m3"),
+    "cortex-m4f": _arm("cortex-m4"),
+    "cortex-m7": _arm("cortex-m7"),
+    "cortex-m33": _arm("cortex-m33"),
+}
+
+
+def test_the_same_arguments_give_the_same_bytes():
+    device = load_device("qemu-m4")
+    assert project_files(device, artifacts()) == project_files(device, artifacts())
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_project_has_no_path_and_no_placeholder(board):
+    root = str(asset_root()).encode()
+    for path, content in project_files(load_device(board), artifacts()).items():
+        assert root not in content, path
+        assert b"${" not in content, path
+        assert path.suffix != ".in"
+
+
+@pytest.mark.parametrize("board", [board for board in BOARDS if load_device(board).platformio])
+def test_platformio_ini_pins_the_platform(board):
+    device = load_device(board)
+    text = project_files(device, artifacts())[Path("platformio.ini")].decode()
+    assert f"[env:{board}]" in text
+    assert f"\nplatform = {device.platformio.platform}\n" in text
+    assert f"\nboard = {device.platformio.board}\n" in text
+    assert f"\nframework = {device.platformio.framework}\n" in text
+
+
+def test_a_second_export_renews_what_is_generated_only(tmp_path):
+    write_export(tmp_path, "qemu-m4")
+    (tmp_path / "src" / "main.c").write_text("int mine;\n")
+    (tmp_path / "src" / "sensor.c").write_text("int sensor;\n")
+    (tmp_path / "platformio.ini").write_text("; mine\n")
+    (tmp_path / "include" / "mine.h").write_text("/* mine */\n")
+    (tmp_path / "lib" / "other").mkdir()
+    (tmp_path / "lib" / "other" / "other.c").write_text("int other;\n")
+    (tmp_path / "lib" / "fedtiny" / "src" / "stale.c").write_text("int stale;\n")
+    (tmp_path / "lib" / "fedtiny" / "src" / "model.c").write_text("damaged")
+    made = artifacts(labels=("a", "b", "c", "d", "e"))
+    write_project(tmp_path, load_device("qemu-m4"), made)
+    assert (tmp_path / "src" / "main.c").read_text() == "int mine;\n"
+    assert (tmp_path / "src" / "sensor.c").read_text() == "int sensor;\n"
+    assert (tmp_path / "platformio.ini").read_text() == "; mine\n"
+    assert (tmp_path / "include" / "mine.h").exists()
+    assert (tmp_path / "lib" / "other" / "other.c").exists()
+    assert not (tmp_path / "lib" / "fedtiny" / "src" / "stale.c").exists()
+    assert "'a', 0," in (tmp_path / "lib" / "fedtiny" / "src" / "model.c").read_text()
+
+
+def test_only_the_kernels_used_are_in_the_table():
+    made = dataclasses.replace(artifacts(), kernels=(Kernel.MEAN, Kernel.CONV_GAP))
+    text = project_files(load_device("pico"), made)[Path("lib/fedtiny/src/ft_kernels.c")].decode()
+    assert [line for line in text.splitlines() if "[FT_KERNEL_" in line and "=" in line and "&" in line] == [
+        "    [FT_KERNEL_CONV_GAP] = &ft_kernel_conv_gap,",
+        "    [FT_KERNEL_MEAN] = &ft_kernel_mean,",
+    ]
+
+
+def test_the_library_has_this_version():
+    manifest = json.loads((asset_root() / "firmware" / "library.json").read_text())
+    assert manifest["version"] == __version__
+
+
+def test_word_only_flash_is_known_to_the_library():
+    files = project_files(load_device("esp8266"), artifacts())
+    flags = json.loads(files[Path("lib/fedtiny/library.json")])["build"]["flags"]
+    assert flags == ["-DFT_MODEL_WORDS_ONLY=1"]
+    assert b".irom.text.ft_model" in files[Path("lib/fedtiny/src/ft_place.h")]
+
+
+def test_an_unknown_framework_is_refused_by_name():
+    other = Platformio("atmelavr@5.0.0", "uno", "simba")
+    with pytest.raises(FedtinyError, match="no template for framework simba; there are arduino, zephyr"):
+        project_files(dataclasses.replace(load_device("esp32"), platformio=other), artifacts())
+
+
+def test_a_machine_without_start_up_code_is_refused():
+    device = load_device("qemu-m4")
+    other = dataclasses.replace(device.emulator, machine="nowhere-1")
+    with pytest.raises(FedtinyError, match="no start-up code for machine nowhere-1"):
+        project_files(dataclasses.replace(device, emulator=other), artifacts())
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 4), (3072, 1), (100_000, 1), (1000, 4), (1300, 3)])
+def test_the_self_test_takes_little_flash(size, count):
+    assert selftest_vectors(size, 10, available=16) == count
+    assert selftest_bytes(size, 10, 16) == count * (size + 12)
+    assert selftest_vectors(size, 10, available=1) == 1
+
+
+def _host(tmp_path: Path, code: str) -> str:
+    """Compile a main with the generated model for this machine, and run it."""
+    library = tmp_path / "lib" / "fedtiny"
+    (tmp_path / "host_main.c").write_text(code)
+    sources = [str(tmp_path / "host_main.c"), *map(str, sorted((library / "src").glob("*.c")))]
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = str(tmp_path / "host_main")
+    includes = [f"-I{library / 'include'}", f"-I{library / 'src'}"]
+    subprocess.run(["gcc", *STRICT, *sanitize, *includes, *sources, "-o", built], check=True)
+    return subprocess.run([built], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_float_inputs_become_int8_as_in_python(tmp_path, need_tool):
+    need_tool("gcc", "gcc")
+    made = write_export(tmp_path, "qemu-m4")
+    scale, zero_point = np.float32(made.input.scale), made.input.zero_point
+    values = np.concatenate([np.arange(-300, 300, 0.5) * scale, [1e30, -1e30]]).astype(np.float32)
+    table = ", ".join(f"{value:.9e}f" for value in values.tolist())
+    code = f"""
+#include <stdio.h>
+#include "model.h"
+static const float values[] = {{ {table} }};
+int main(void) {{
+    for (unsigned i = 0; i < sizeof values / sizeof values[0]; i++) printf("%d\\n", ft_model_quantize(values[i]));
+    return 0;
+}}
+"""
+    got = [int(line) for line in _host(tmp_path, code).split()]
+    steps = values / scale
+    rounded = np.sign(steps) * np.floor(np.abs(steps).astype(np.float64) + 0.5)
+    assert got == np.clip(rounded + zero_point, -128, 127).astype(int).tolist()
+
+
+@pytest.mark.parametrize("labels", [("zero", "one's", "tw\\o", "trois\u00e9", "??four"), (), ("", "b", "")])
+def test_labels_come_back_as_given(tmp_path, need_tool, labels):
+    need_tool("gcc", "gcc")
+    write_export(tmp_path, "qemu-m4", artifacts(labels=labels))
+    code = """
+#include <stdio.h>
+#include "model.h"
+int main(void) {
+    for (uint32_t i = 0; i < FT_MODEL_LABELS + 9u; i++) printf("%s|", ft_model_label(i));
+    return 0;
+}
+"""
+    got = _host(tmp_path, code).split("|")
+    assert tuple(got[: len(labels)]) == labels
+    assert set(got[len(labels) :]) == {""}
+    assert label_bytes(labels) % 4 == 0
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_board_compiles_without_a_warning(tmp_path, need_tool, board):
+    device = load_device(board)
+    prefix, package, cpu = STAND_INS[device.cpu]
+    need_tool(f"{prefix}gcc", package)
+    write_export(tmp_path, board)
+    (tmp_path / "Arduino.h").write_text(ARDUINO_H)
+    library = tmp_path / "lib" / "fedtiny"
+    support = tmp_path / "platforms" / "fedtiny_emulator" / "support"
+    flags = [*cpu, "-Os", *_library_flags(library), f"-I{library / 'include'}", f"-I{support}", f"-I{tmp_path}"]
+    sources = [p for p in tmp_path.rglob("*") if p.suffix in (".c", ".cpp")]
+    assert {p.name for p in sources} >= {"model.c", "golden.c", "ft_kernels.c", "ft_report.c"}
+    for source in sources:
+        plain = source.suffix == ".c"
+        language = STRICT if plain else ["-std=gnu++11", "-Wall", "-Wextra", "-Werror", "-fno-exceptions"]
+        compiler = prefix + ("gcc" if plain else "g++")
+        command = [compiler, *flags, *language, "-c", str(source), "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{source.name}: {done.stderr[:2000]}"
+
+
+def _library_flags(library: Path) -> list[str]:
+    return json.loads((library / "library.json").read_text())["build"].get("flags", [])
