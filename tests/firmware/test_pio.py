@@ -65,6 +65,15 @@ def test_measuring_with_pio_gives_what_measuring_directly_gives(offline, project
     assert measure(project, device, None, use_pio=True) == measure(project, device, None)
 
 
+def test_each_project_uses_its_own_platform(offline, project, tmp_path, need_tool):
+    """PlatformIO remembers a linked platform by name for all projects; a platform found in the project it does not."""
+    assert pio(offline, project, "run").returncode == 0
+    write_export(tmp_path, "qemu-m4")
+    start = tmp_path / "platforms" / "fedtiny_emulator" / "support" / "start.c"
+    start.write_text("#error this project's own\n")
+    assert "#error this project's own" in pio(offline, tmp_path, "run").stderr
+
+
 @pytest.mark.parametrize("board", REAL_BOARDS)
 def test_platformio_finds_no_fault_in_platformio_ini(offline, tmp_path, board):
     write_export(tmp_path, board)

@@ -26,6 +26,9 @@ __attribute__((section(".vectors"), used)) const ft_vectors_t ft_vectors = {
      ft_fault, ft_fault, ft_fault, ft_fault},
 };
 
+/* The linker's symbols are the ends of regions, not objects: they are compared as addresses. */
+static int before(const volatile void *a, const volatile void *b) { return (uintptr_t)a < (uintptr_t)b; }
+
 #define PAINT 0xC5C5C5C5u
 #define MARGIN 64u /* what this function's own frame may take */
 
@@ -40,7 +43,7 @@ uint32_t ft_stack_bytes(void) { return (uint32_t)((uintptr_t)ft_stack_top - (uin
 
 uint32_t ft_stack_used(void) {
     const uint32_t *word = ft_stack_bottom;
-    while (word < ft_stack_top && *word == PAINT) word++;
+    while (before(word, ft_stack_top) && *word == PAINT) word++;
     return (uint32_t)((uintptr_t)ft_stack_top - (uintptr_t)word);
 }
 
@@ -54,8 +57,8 @@ static void fpu_enable(void) {
 void ft_reset(void) {
     fpu_enable();
     ft_mpu_enable();
-    for (uint32_t *from = ft_data_image, *to = ft_data_start; to < ft_data_end;) *to++ = *from++;
-    for (uint32_t *to = ft_bss_start; to < ft_bss_end;) *to++ = 0u;
+    for (uint32_t *from = ft_data_image, *to = ft_data_start; before(to, ft_data_end);) *to++ = *from++;
+    for (uint32_t *to = ft_bss_start; before(to, ft_bss_end);) *to++ = 0u;
     paint_stack();
     ft_port_start();
     ft_port_exit(main());
@@ -78,7 +81,7 @@ void ft_fault_report(const uint32_t *frame, uint32_t exception) {
     uint32_t status = *(volatile uint32_t *)0xE000ED28u; /* CFSR; bit 7 and bit 15 say that an address is known */
     print_word("FAULT exception=", exception);
     print_word(" status=", status);
-    if (frame >= ft_stack_bottom && frame + 8 <= ft_stack_top) print_word(" pc=", frame[6]);
+    if (!before(frame, ft_stack_bottom) && before(frame + 7, ft_stack_top)) print_word(" pc=", frame[6]);
     if ((status & 0x80u) != 0u) print_word(" address=", *(volatile uint32_t *)0xE000ED34u);
     if ((status & 0x8000u) != 0u) print_word(" address=", *(volatile uint32_t *)0xE000ED38u);
     ft_port_put('\n');
