@@ -151,11 +151,10 @@ def development(shard: Shard, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def candidate(message: Message, index: int) -> Message:
-    """Return one candidate of a pool: the tensors all share, with those named `index/...` on top."""
-    shared = {name: t for name, t in message.tensors.items() if not name[0].isdigit()}
+    """Return one candidate of a pool: the tensors named `index/...`."""
     prefix = f"{index}/"
     own = {n.removeprefix(prefix): t for n, t in message.tensors.items() if n.startswith(prefix)}
-    return Message(message.kind, message.numbers, shared | own)
+    return Message(message.kind, message.numbers, own)
 
 
 def adapt(request: Message, kept: Message | None, shard: Shard, local: LocalSpec) -> Message:

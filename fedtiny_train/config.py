@@ -92,6 +92,9 @@ class TrainOptions:
     weight_decay: float = option(1e-4, "weight decay of SGD", low=0)
     pretrain_epochs: int = option(20, "passes of the server over the public data before round 1", low=0)
     pretrain_batch: int = option(10, "samples a step of pre-training", low=2)
+    tune_epochs: int = option(
+        10, "passes over the public data under a new mask, before any client sees it; the paper has none: 0", low=0
+    )
     first_dense: bool = option(True, "leave a first convolution unpruned (it counts as kept all the same)")
     recalibrate: int = option(3, "passes that renew the batch-norm statistics after the last round; 0 is off", low=0)
 

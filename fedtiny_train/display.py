@@ -55,7 +55,8 @@ def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     try:
         yield advance
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def table(summary: Mapping[str, Any], folder: Path) -> None:

@@ -18,7 +18,7 @@ from fedtiny_train import closing, cost, data, models, onnx_out, report, runfold
 from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
 from fedtiny_train.config import Config
 from fedtiny_train.data.dataset import Dataset
-from fedtiny_train.masks import density_of
+from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import method
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import (
@@ -76,7 +76,7 @@ def set_up(run: Run) -> tuple[State, Line]:
     def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
         return run.ask(traffic, request, check, kept=kept)
 
-    state = chosen.begin(run.setting, state, ask_all)
+    state = chosen.begin(run.setting, state, ask_all, lambda one: tune(run, one))
     flops = max(flops, _selection_flops(run, state))
     memory = max(memory, cost.memory_bytes(state.tensors, state.masks, {}))
     clients = [{"id": k, "samples": len(run.federation.shards[k].y)} for k in sorted(described.messages)]
@@ -104,17 +104,25 @@ def _selection_flops(run: Run, state: State) -> float:
 
 def pretrain(run: Run, tensors: models.Arrays) -> models.Arrays:
     """Train the dense network on the server's public data; without any, return it as drawn."""
+    return _fit_public(run, tensors, {}, run.config.train.pretrain_epochs, "pretrain")
+
+
+def tune(run: Run, state: State) -> State:
+    """Train a masked network on the public data for a few passes: what a new mask broke is mostly mended."""
+    tensors = _fit_public(run, state.tensors, state.masks, run.config.train.tune_epochs, "tune")
+    return replace(state, tensors=tensors)
+
+
+def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs: int, purpose: str) -> models.Arrays:
     public, options = run.federation.public, run.config.train
-    if not len(public.y) or not options.pretrain_epochs:
+    if not len(public.y) or not epochs:
         return tensors
     model = models.shared(run.setting.spec)
     models.load(model, tensors)
-    generator = rng(run.config.run.seed, "pretrain")
-    schedule = [
-        b for _ in range(options.pretrain_epochs) for b in batches(len(public.y), options.pretrain_batch, generator)
-    ]
+    generator = rng(run.config.run.seed, purpose)
+    schedule = [b for _ in range(epochs) for b in batches(len(public.y), options.pretrain_batch, generator)]
     local = LocalSpec(run.setting.spec, 0, 0, 0, options.momentum, options.weight_decay)
-    fit(model, public, {}, schedule, options.lr, local)
+    fit(model, public, masks, schedule, options.lr, local)
     return models.read(model)
 
 

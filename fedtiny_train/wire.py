@@ -4,7 +4,7 @@ A message has a kind, some numbers by name and some tensors by name. A tensor is
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
 are part of the value, since a live weight may be zero. `decode` trusts nothing it reads.
 
-    "FTW1"  kind  u16 count  (name f64)*  u16 count  tensor*
+    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*
     tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
     name    = u8 length  UTF-8;  all numbers little-endian
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError
+
+T = TypeVar("T")
 
 MAGIC = b"FTW1"
 TYPES = ("<f4", "<f8", "<i8")
@@ -89,7 +91,7 @@ def encode(message: Message) -> bytes:
     """Write a message."""
     parts = [MAGIC, _name(message.kind), struct.pack("<H", len(message.numbers))]
     parts += [_name(name) + struct.pack("<d", number) for name, number in message.numbers.items()]
-    parts.append(struct.pack("<H", len(message.tensors)))
+    parts.append(struct.pack("<I", len(message.tensors)))
     for name, tensor in message.tensors.items():
         parts += [_name(name), _encode_tensor(tensor)]
     return b"".join(parts)
@@ -146,11 +148,21 @@ def decode(data: bytes) -> Message:
     if reader.take(4) != MAGIC:
         raise WireError("not a message: it does not begin with FTW1")
     kind = reader.name()
-    numbers = {reader.name(): reader.number("d") for _ in range(reader.number("H"))}
-    tensors = {reader.name(): _decode_tensor(reader) for _ in range(reader.number("H"))}
+    numbers = _named(reader, reader.number("H"), lambda: float(reader.number("d")))
+    tensors = _named(reader, reader.number("I"), lambda: _decode_tensor(reader))
     if reader.at != len(data):
         raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
     return Message(kind, numbers, tensors)
+
+
+def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for _ in range(count):
+        name = reader.name()
+        if name in found:
+            raise WireError(f"{name} comes twice")
+        found[name] = value()
+    return found
 
 
 def _decode_tensor(reader: _Reader) -> Tensor:

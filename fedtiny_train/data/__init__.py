@@ -68,7 +68,9 @@ def to_network(x: npt.NDArray[Any]) -> Samples:
         x = x[:, None]
     elif x.ndim == 4:
         x = x.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(x)
+    # A copy, because a view with an axis of one has arbitrary strides there, torch takes them as a hint of
+    # the memory layout, and another layout adds in another order: a worker's copy would give other bytes.
+    return np.array(x, order="C")
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -106,6 +108,6 @@ def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
         options.partition, dataset.y_train[private], options.clients, natural, rng(seed, "partition")
     )
     x, y = to_network(dataset.x_train), dataset.y_train
-    shards = tuple(Shard(k, x[private[part]], y[private[part]]) for k, part in enumerate(parts))
+    shards = tuple(Shard(k, x[private[part]].copy(), y[private[part]]) for k, part in enumerate(parts))
     test = Shard(-1, to_network(dataset.x_test), dataset.y_test)
-    return Federation(shards, Shard(-1, x[held], y[held]), test, dataset.client_test)
+    return Federation(shards, Shard(-1, x[held].copy(), y[held]), test, dataset.client_test)

@@ -74,11 +74,14 @@ class Ask(Protocol):
         ...
 
 
+Tune = Callable[[State], State]
+
+
 class Method(Protocol):
     """What every method answers."""
 
-    def begin(self, setting: Setting, state: State, ask: Ask) -> State:
-        """Return the state that round 1 starts from."""
+    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
+        """Return the state that round 1 starts from; `tune` trains a masked state on the public data."""
         ...
 
     def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:

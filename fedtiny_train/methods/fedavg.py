@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtiny_train.masks import Array
-from fedtiny_train.methods import Ask, Setting
+from fedtiny_train.methods import Ask, Setting, Tune
 from fedtiny_train.server import State
 
 
 class FedAvg:
     """Keep every weight."""
 
-    def begin(self, setting: Setting, state: State, ask: Ask) -> State:
+    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
         """Return the dense state."""
         return state
 

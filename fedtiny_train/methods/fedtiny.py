@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import wire
 from fedtiny_train.masks import Array, Mask, allocate, noisy_shares, swap, swap_count, top_mask
-from fedtiny_train.methods import Ask, Setting
+from fedtiny_train.methods import Ask, Setting, Tune
+from fedtiny_train.models import Arrays
 from fedtiny_train.seeds import rng
-from fedtiny_train.server import Check, State, average, need, need_shapes
+from fedtiny_train.server import Check, State, need, need_shapes
 from fedtiny_train.wire import Message
 
 Masks = dict[str, Mask]
@@ -62,39 +65,70 @@ def candidates(setting: Setting, state: State) -> list[Masks]:
     return pool
 
 
-def select(setting: Setting, state: State, pool: Sequence[Masks], ask: Ask) -> State:
-    """Adaptive batch-norm selection: return the state under the candidate that the clients find best."""
-    states = [state.with_masks(masks) for masks in pool]
-    models = _pool_message(setting, state, states)
-    statistics = [name for name in state.tensors if "running_" in name]
-    adapted_names = [f"{index}/{name}" for index in range(len(pool)) for name in statistics]
-    shapes = {name: state.tensors[name.split("/")[1]].shape for name in adapted_names}
+def select(setting: Setting, pool: Sequence[State], ask: Ask) -> State:
+    """Adaptive batch-norm selection: return the candidate that the clients find best.
+
+    A candidate with an empty layer is none: its output no longer depends on its input, and in the paper's
+    terms it could win, since a network that always answers the same has a lower loss than one that is wrong.
+    """
+    pool = [one for one in pool if all(mask.any() for mask in one.masks.values())]
+    if not pool:
+        raise FedtinyError("every candidate mask leaves a layer without a weight; use a higher --density")
+    models = _pool_message(setting, pool)
+    statistics = [name for name in pool[0].tensors if "running_" in name]
+    shapes = {f"{i}/{name}": pool[0].tensors[name].shape for i in range(len(pool)) for name in statistics}
     adapted = ask(models, _adapted_check(shapes))
-    pooled = average(adapted.messages, adapted_names)
+    pooled = pool_statistics(adapted.messages, list(shapes))
     scored = ask(Message("score", {}, pooled), _scored_check(len(pool)), kept=models)
-    parts = [m for _, m in sorted(scored.messages.items())]
-    samples = sum(m.numbers["samples"] for m in parts)
-    loss, squares, correct = (sum(m.array(key) for m in parts) / samples for key in ("loss", "loss_squared", "correct"))
-    best = int(np.argmin(loss))
+    memory = _verdict([m for _, m in sorted(scored.messages.items())])
+    index = int(memory["chosen"])
+    best = pool[index]
+    own = {name: pooled.get(f"{index}/{name}", best.tensors[name]) for name in statistics}
+    return replace(best, tensors=best.tensors | own, memory={**best.memory, "selection": memory})
+
+
+def _verdict(scored: Sequence[Message]) -> dict[str, Any]:
+    """Return the lowest loss, and all losses with their standard errors: is it a choice, or noise?"""
+    samples = sum(m.numbers["samples"] for m in scored)
+    loss, squares, correct = (
+        np.stack([m.array(key) for m in scored]).sum(axis=0) / samples for key in ("loss", "loss_squared", "correct")
+    )
     error = np.sqrt(np.maximum(squares - loss**2, 0) / samples)
-    memory = {
-        "chosen": best,
+    return {
+        "chosen": int(np.argmin(loss)),
         "losses": [float(v) for v in loss],
         "standard_errors": [float(v) for v in error],
         "accuracies": [float(v) for v in correct],
     }
-    own = {name: pooled.get(f"{best}/{name}", state.tensors[name]) for name in statistics}
-    chosen = states[best]
-    return replace(chosen, tensors=chosen.tensors | own, memory={**state.memory, "selection": memory})
 
 
-def _pool_message(setting: Setting, state: State, states: Sequence[State]) -> Message:
-    """Return the pool as it is sent: what all candidates share once, their own sparse weights each."""
-    names = setting.maskable
-    tensors: dict[str, wire.Tensor] = {n: a for n, a in state.tensors.items() if n not in names}
-    for index, one in enumerate(states):
-        tensors |= {f"{index}/{name}": wire.masked(one.tensors[name], one.masks[name]) for name in names}
-    numbers = {"pool": len(states), "passes": setting.config.fedtiny.adaptation_passes}
+def pool_statistics(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
+    """Pool the clients' batch-norm statistics, weighted by samples: the variance is E[v] + Var[m].
+
+    The paper averages variances; between clients with other classes the means lie far apart, and leaving
+    their spread out makes every candidate overconfident.
+    """
+    parts = [m for _, m in sorted(messages.items()) if m.tensors]
+    found: Arrays = {}
+    whole = sum(m.numbers["samples"] for m in parts)
+    for name in names if parts else ():
+        base = name.removesuffix("running_mean").removesuffix("running_var")
+        mean = np.asarray(sum(m.numbers["samples"] * m.array(f"{base}running_mean").astype(float) for m in parts))
+        if name.endswith("running_mean"):
+            found[name] = np.asarray(mean / whole, dtype=np.float32)
+            continue
+        spread = [m.array(name) + (m.array(f"{base}running_mean") - mean / whole) ** 2 for m in parts]
+        total = np.asarray(sum(m.numbers["samples"] * v for m, v in zip(parts, spread, strict=True)))
+        found[name] = np.asarray(total / whole, dtype=np.float32)
+    return found
+
+
+def _pool_message(setting: Setting, pool: Sequence[State]) -> Message:
+    """Return the pool as it is sent: each candidate's sparse weights and whatever else differs."""
+    tensors: dict[str, wire.Tensor] = {}
+    for index, one in enumerate(pool):
+        tensors |= {f"{index}/{name}": wire.masked(a, one.masks.get(name)) for name, a in one.tensors.items()}
+    numbers = {"pool": len(pool), "passes": setting.config.fedtiny.adaptation_passes}
     return Message("adapt", numbers, tensors)
 
 
@@ -118,12 +152,10 @@ def _scored_check(pool: int) -> Check:
 class FedTiny:
     """The method; the two options `selection` and `progressive` switch off one half each."""
 
-    def begin(self, setting: Setting, state: State, ask: Ask) -> State:
+    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
         """Return the state under the selected candidate, or under the first one without selection."""
-        pool = candidates(setting, state)
-        if setting.config.fedtiny.selection:
-            return select(setting, state, pool, ask)
-        return state.with_masks(pool[0])
+        pool = [tune(state.with_masks(masks)) for masks in candidates(setting, state)]
+        return select(setting, pool, ask) if setting.config.fedtiny.selection else pool[0]
 
     def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:
         """Return a_t for each layer of the unit whose turn it is, in the rounds that adjust."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedtiny_train.masks import Array, allocate, random_mask
-from fedtiny_train.methods import Ask, Setting
+from fedtiny_train.methods import Ask, Setting, Tune
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import State
 
@@ -17,7 +17,7 @@ from fedtiny_train.server import State
 class RandomMask:
     """Draw once, keep."""
 
-    def begin(self, setting: Setting, state: State, ask: Ask) -> State:
+    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
         """Return the state under a uniform random mask."""
         names = setting.maskable
         sizes = [setting.sizes[name] for name in names]
@@ -28,7 +28,7 @@ class RandomMask:
             name: random_mask(state.tensors[name].shape, count, generator)
             for name, count in zip(names, counts, strict=True)
         }
-        return state.with_masks(state.masks | masks)
+        return tune(state.with_masks(state.masks | masks))
 
     def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:
         """Ask for no gradients."""

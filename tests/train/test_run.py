@@ -1,0 +1,293 @@
+"""The run folder: what is in it, that it is the same every time, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import onnx
+import pytest
+
+from fedtiny_train import data, rounds, runfolder
+from fedtiny_train.cli import main
+from fedtiny_train.config import DataOptions
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_folder_is_complete(run):
+    assert {p.name for p in run.iterdir()} == {
+        "config.toml", "metrics.jsonl", "timing.json", "state", "model.onnx", "ranges.json", "samples.npz",
+        "summary.json", "report.html",
+    }  # fmt: skip
+    assert sorted(p.name for p in (run / "state").iterdir()) == ["round-00002", "round-00003"]
+    summary = summary_of(run)
+    assert {"schema", "method", "data", "model", "seed", "accuracy", "accuracy_per_client", "density", "weights",
+            "nonzero", "cost", "rounds", "class_names", "normalisation"} <= set(summary)  # fmt: skip
+    assert set(summary["cost"]) == {"flops_max", "memory_max", "bytes_up", "bytes_down"}
+    assert (summary["method"], summary["data"], summary["model"], summary["rounds"]) == (
+        "fedtiny",
+        "digits",
+        "resnet8",
+        3,
+    )
+    assert len(summary["accuracy_per_client"]) == 3
+    assert summary["class_names"] == [str(c) for c in range(10)]
+
+
+def test_metrics_have_a_line_a_round(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    keys = {
+        "round",
+        "accuracy",
+        "loss",
+        "density",
+        "bytes_up",
+        "bytes_down",
+        "flops_max",
+        "memory_max",
+        "clients",
+        "refused",
+    }
+    assert all(set(line) == keys for line in lines)
+    summary = summary_of(run)
+    assert summary["cost"]["flops_max"] == max(line["flops_max"] for line in lines)
+    assert summary["cost"]["bytes_up"] > sum(line["bytes_up"] for line in lines)  # the closing comes on top
+    assert [c["id"] for c in lines[1]["clients"]] == [0, 1, 2]
+    assert all(line["refused"] == [] for line in lines)
+
+
+def test_the_model_has_exactly_the_density(run):
+    summary = summary_of(run)
+    graph = onnx.load(run / "model.onnx").graph
+    weights = [
+        onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith(".weight") and len(t.dims) > 1
+    ]
+    size = sum(w.size for w in weights)
+    assert size == summary["weights"]
+    assert summary["density"] == int(0.1 * size) / size
+    assert sum(np.count_nonzero(w) for w in weights) == summary["nonzero"] <= int(0.1 * size)
+
+
+def test_ranges_cover_every_tensor_in_order(run):
+    ranges = json.loads((run / "ranges.json").read_text())
+    graph = onnx.load(run / "model.onnx").graph
+    assert list(ranges) == ["input", *(node.output[0] for node in graph.node)]
+    samples = 1442 - 40
+    for name, item in ranges.items():
+        assert item["min"] <= item["max"]
+        assert item["histogram"]["edges"] == [item["min"], item["max"]]
+        assert sum(item["histogram"]["counts"]) % samples == 0, name
+    assert (ranges["input"]["min"], ranges["input"]["max"]) == (0.0, 16.0)
+    assert ranges["stem.relu"]["min"] == 0.0
+    assert sum(ranges["input"]["histogram"]["counts"]) == samples * 64
+
+
+def test_samples_are_raw_and_give_the_accuracy(run):
+    with np.load(run / "samples.npz", allow_pickle=False) as samples:
+        x, y = samples["x"], samples["y"]
+    assert (x.shape, y.shape, x.max()) == ((100, 8, 8), (100,), 16.0)
+    found = onnx.reference.ReferenceEvaluator(onnx.load(run / "model.onnx"))
+    logits = found.run(None, {"input": x[:, None].astype(np.float32)})[0]
+    assert abs((logits.argmax(1) == y).mean() - summary_of(run)["accuracy"]) < 0.15
+
+
+def test_the_mean_lies_on_the_int8_grid_of_the_input(run):
+    norm = summary_of(run)["normalisation"]
+    steps = norm["mean"] / ((norm["max"] - min(norm["min"], 0)) / 255)
+    assert abs(steps - round(steps)) < 1e-9
+    assert 4 < norm["mean"] < 6  # the digits' true mean is 4.9
+
+
+def test_report_is_one_file_that_needs_nothing(run):
+    page = (run / "report.html").read_text()
+    assert "<svg" in page
+    assert "prefers-color-scheme: dark" in page
+    assert not any(word in page for word in ("http:", "https:", "<script", "src=", "nan", "None"))
+
+
+def test_config_is_complete_and_runs_again(run, tools, tmp_path):
+    train, _, contents, _ = tools
+    written = tomllib.loads((run / "config.toml").read_text())
+    assert written["train"]["rounds"] == 3
+    assert train(run / "config.toml", "--out", tmp_path / "again") == 0
+    assert contents(tmp_path / "again") == contents(run)
+
+
+def test_workers_do_not_change_a_byte(run, tools, tmp_path):
+    _, small, contents, _ = tools
+    assert contents(small(tmp_path / "two", "--workers", "2")) == contents(run)
+
+
+def test_another_seed_changes_the_run(run, tools, tmp_path):
+    _, small, contents, _ = tools
+    one, other = contents(run), contents(small(tmp_path / "other", "--seed", "1"))
+    for name in ("model.onnx", "metrics.jsonl", "ranges.json", "summary.json"):
+        assert one[name] != other[name]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_stopped_run_goes_on_to_the_same_bytes(run, tools, tmp_path, monkeypatch, stop):
+    train, _, contents, small_flags = tools
+    note = rounds._note
+
+    def note_and_die(folder, lines, number, *rest):
+        note(folder, lines, number, *rest)
+        if number == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds, "_note", note_and_die)
+    out = tmp_path / "stopped"
+    assert train(*small_flags, "--out", out) == 130
+    assert not (out / "summary.json").exists()
+    monkeypatch.undo()
+    # A stop between the two files of a round leaves a line too many; a torn state is passed over.
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"round": stop + 1}) + "\n")
+    (out / "state" / f".round-{stop + 1:05}.abc").mkdir()
+    if stop:
+        newest = out / "state" / f"round-{stop:05}" / "model.safetensors"
+        newest.write_bytes(newest.read_bytes()[:1000])
+    assert train("--resume", out) == 0
+    assert contents(out) == contents(run)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_bytes(run, tools, tmp_path, workers):
+    train, _, contents, small_flags = tools
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "fedtiny_train.cli", *small_flags, "--workers", str(workers), "--out", str(out)]
+    code = "import sys; from fedtiny_train.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, *command[3:]], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((out / "state").glob("round-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "summary.json").exists()
+    assert train("--resume", out) == 0
+    assert contents(out) == contents(run)
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(run, tools, tmp_path, capsys):
+    train, _, _, _ = tools
+    cases = [
+        (["--resume", run], 1, "is finished already"),
+        (["--resume", tmp_path], 1, "is not a run folder"),
+        (["--resume", run, "--rounds", "9"], 2, "leave out --rounds"),
+        (["--resume", run, "--out", tmp_path / "x"], 2, "leave out --out"),
+    ]
+    for arguments, status, reason in cases:
+        assert train(*arguments) == status
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+
+
+def test_resume_refuses_other_data(tmp_path):
+    dataset = data.load(DataOptions())
+    known = data.fingerprint(dataset)
+    state = rounds.State({"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.bool_)})
+    runfolder.save_state(tmp_path, 4, state, known)
+    assert runfolder.load_state(tmp_path, known)[0] == 4
+    with pytest.raises(runfolder.FedtinyError, match="begun with other data"):
+        runfolder.load_state(tmp_path, known[::-1])
+
+
+def test_state_survives_the_disk(tmp_path):
+    tensors = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.array(2.5, np.float32)}
+    state = rounds.State(tensors, {"a.weight": np.array([[True, False, True]] * 2)}, {"normalisation": {"mean": 0.1}})
+    for number in range(5):
+        runfolder.save_state(tmp_path, number, state, "d")
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["round-00003", "round-00004"]
+    number, back = runfolder.load_state(tmp_path, "d")
+    assert (number, back.memory) == (4, state.memory)
+    assert all(np.array_equal(back.tensors[n], a) and back.tensors[n].shape == a.shape for n, a in tensors.items())
+    assert back.masks["a.weight"].dtype == np.bool_
+
+
+@pytest.mark.parametrize("method", ["random", "fedavg"])
+def test_other_methods_make_the_same_folder(run, tools, tmp_path, method):
+    _, small, contents, _ = tools
+    out = small(tmp_path / method, "--method", method)
+    assert set(contents(out)) == set(contents(run))
+    assert summary_of(out)["density"] == (1.0 if method == "fedavg" else summary_of(run)["density"])
+    assert summary_of(out)["weights"] == summary_of(run)["weights"]
+
+
+def make_npz(path, shape, owners=False):
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = generator.normal(size=(120, *shape)) + y.reshape(-1, *[1] * len(shape)) * 2
+    more = {"client_train": np.arange(90) % 4 - 1, "client_test": np.arange(30) % 2} if owners else {}
+    np.savez(
+        path,
+        x_train=x[:90],
+        y_train=y[:90],
+        x_test=x[90:],
+        y_test=y[90:],
+        class_names=np.array(["a", "b", "ç"]),
+        **more,
+    )
+    return path
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 7), (6, 6, 3)])
+def test_data_of_ones_own(tools, tmp_path, shape):
+    _, small, _, _ = tools
+    path = make_npz(tmp_path / "mine.npz", shape)
+    out = small(tmp_path / "out", "--data", path, "--density", "0.3", "--public", "none")
+    summary = summary_of(out)
+    assert summary["accuracy"] > 0.5
+    assert summary["data"] == "mine.npz"
+    assert summary["class_names"] == ["a", "b", "ç"]
+    with np.load(out / "samples.npz") as samples:
+        assert samples["x"].shape == (30, *shape)
+
+
+def test_natural_clients(tools, tmp_path):
+    train, _, _, flags = tools
+    path = make_npz(tmp_path / "mine.npz", (6,), owners=True)
+    natural = ["--data", path, "--density", "0.3", "--partition", "natural", "--clients", "0", "--public", "none"]
+    assert train(*flags, *natural, "--out", tmp_path / "out") == 0
+    per_client = summary_of(tmp_path / "out")["accuracy_per_client"]
+    assert len(per_client) == 3
+    assert per_client[2] is None  # the test set has nothing of the third
+
+
+def test_tiny_clients_and_partial_participation(tools, tmp_path):
+    """Forty clients of a few samples each, some with one: batch norm must not see a batch of one."""
+    train, _, _, flags = tools
+    path = make_npz(tmp_path / "mine.npz", (4, 4))
+    crowd = ["--data", path, "--clients", "40", "--participation", "0.2", "--partition", "dirichlet:0.2"]
+    assert train(*flags, *crowd, "--public", "none", "--density", "0.3", "--out", tmp_path / "out") == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [len(line["clients"]) for line in lines[1:]] == [8, 8, 8]
+    assert all(line["refused"] == [] for line in lines)
+
+
+def test_json_on_stdout_is_the_summary(tools, tmp_path, capsysbinary):
+    train, _, _, flags = tools
+    assert train(*flags, "--rounds", "1", "--json", "--out", tmp_path / "out") == 0
+    assert capsysbinary.readouterr().out == (tmp_path / "out" / "summary.json").read_bytes()
+
+
+def test_nothing_is_pickled(run):
+    for path in run.rglob("*"):
+        if path.is_file():
+            assert b"\x80\x04\x95" not in path.read_bytes(), path
+    with np.load(io.BytesIO((run / "samples.npz").read_bytes()), allow_pickle=False) as samples:
+        assert all(samples[key].dtype != object for key in samples.files)
+    assert hashlib.sha256((run / "model.onnx").read_bytes()).digest()
+    assert callable(main)

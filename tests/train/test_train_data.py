@@ -1,0 +1,170 @@
+"""Partitions, the public holdout, and data files that are not what they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fedtiny_export.errors import FedtinyError, UsageError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedtiny_train import data
+from fedtiny_train.config import DataOptions
+from fedtiny_train.data import digits, npz, partition
+from fedtiny_train.seeds import rng
+
+
+def test_digits_split_is_fixed_and_stratified():
+    found = digits.read()
+    assert (len(found.y_train), len(found.y_test)) == (1442, 355)
+    assert np.bincount(found.y_test).min() >= 34
+    assert found.shape == (1, 8, 8)
+    assert found.x_train.max() == 16
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["iid", "dirichlet:0.1", "dirichlet:0.5", "dirichlet:100", "shards:2"]),
+    st.integers(1, 60),
+    st.integers(0, 5),
+)
+def test_every_sample_goes_to_exactly_one_client(spec, clients, seed):
+    y = np.arange(300) % 10
+    parts = partition.split(spec, y, clients, None, rng(seed, "partition"))
+    assert len(parts) == clients
+    assert sorted(np.concatenate(parts).tolist()) == list(range(300))
+    assert min(map(len, parts)) >= 1
+
+
+def test_dirichlet_least_size_and_skew():
+    y = np.repeat(np.arange(10), 140)
+    parts = partition.split("dirichlet:0.5", y, 10, None, rng(0, "partition"))
+    assert min(map(len, parts)) >= 10
+    even = partition.split("dirichlet:10000", y, 10, None, rng(0, "partition"))
+    assert max(np.bincount(y[p], minlength=10).max() for p in even) < 25
+    assert max(np.bincount(y[p], minlength=10).max() for p in parts) > 50
+    # FedML's rule of ten samples cannot hold for 200 clients of 300 samples; the capped one can.
+    assert len(partition.split("dirichlet:0.5", y[:300], 200, None, rng(0, "partition"))) == 200
+
+
+def test_dirichlet_by_hand():
+    class Fixed:
+        """A generator whose shares are known: half, a quarter, a quarter."""
+
+        def permutation(self, x):
+            return np.asarray(x)
+
+        def dirichlet(self, alpha):
+            assert alpha.tolist() == [0.5] * 3
+            return np.array([0.5, 0.25, 0.25])
+
+    y = np.array([0] * 24 + [1] * 24)
+    parts = partition.by_dirichlet(y, 3, 0.5, Fixed())
+    # Class 0: 12, 6, 6. An even share is 16, so all may take part in class 1 as well: 12, 6, 6.
+    assert [np.bincount(y[p]).tolist() for p in parts] == [[12, 12], [6, 6], [6, 6]]
+    y = np.array([0] * 40 + [1] * 8)
+    parts = partition.by_dirichlet(y, 3, 0.5, Fixed())
+    # Now the first client is full after class 0 (20 of 16): class 1 goes half and half to the others.
+    assert [np.bincount(y[p], minlength=2).tolist() for p in parts] == [[20, 0], [10, 4], [10, 4]]
+
+
+def test_shards_give_few_classes():
+    y = np.repeat(np.arange(10), 20)
+    parts = partition.split("shards:2", y, 10, None, rng(0, "partition"))
+    assert all(len(np.unique(y[p])) <= 2 for p in parts)
+
+
+def test_natural_clients_and_strays():
+    owner = np.array([3, 3, 7, 7, 7, -1, -1])
+    parts = partition.split("natural", np.zeros(7, int), 0, owner, rng(0, "partition"))
+    assert [len(p) for p in parts] == [3, 4]
+    assert set(parts[0]) >= {0, 1}
+    with pytest.raises(FedtinyError, match="2 natural clients, not 5"):
+        partition.split("natural", np.zeros(7, int), 5, owner, rng(0, "partition"))
+    with pytest.raises(FedtinyError, match="needs client_train"):
+        partition.split("natural", np.zeros(7, int), 2, None, rng(0, "partition"))
+
+
+def test_public_samples_are_taken_from_the_clients():
+    dataset = digits.read()
+    federation = data.deal(dataset, DataOptions(public="holdout:30"), 0)
+    assert np.bincount(federation.public.y).tolist() == [3] * 10
+    assert sum(len(s.y) for s in federation.shards) == 1442 - 30
+    private = {s.tobytes() for shard in federation.shards for s in shard.x}
+    shared = sum(sample.tobytes() in private for sample in federation.public.x)
+    assert shared == 0  # no two digits of the set are equal
+    assert len(data.deal(dataset, DataOptions(public="none"), 0).public.y) == 0
+    with pytest.raises(FedtinyError, match="more than half"):
+        data.deal(dataset, DataOptions(public="holdout:1000"), 0)
+
+
+def good(**changes):
+    arrays = {
+        "x_train": np.zeros((8, 5), np.float32),
+        "y_train": np.arange(8) % 2,
+        "x_test": np.zeros((4, 5), np.float32),
+        "y_test": np.arange(4) % 2,
+    }
+    return {key: value for key, value in (arrays | changes).items() if value is not None}
+
+
+def test_a_good_file(tmp_path):
+    np.savez(tmp_path / "d.npz", **good(class_names=np.array(["a", "b"]), client_train=np.arange(8) % 3 - 1))
+    found = npz.read(tmp_path / "d.npz")
+    assert found.class_names == ("a", "b")
+    assert found.shape == (5,)
+    np.savez(tmp_path / "i.npz", **good(x_train=np.zeros((8, 4, 6, 3), np.uint8), x_test=np.zeros((4, 4, 6, 3))))
+    assert npz.read(tmp_path / "i.npz").shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"y_train": None}, "y_train missing"),
+        ({"x_tarin": np.zeros(1)}, "unknown key 'x_tarin' .did you mean x_train"),
+        ({"x_train": np.zeros((8, 5, 2, 2, 2))}, r"x_train has shape"),
+        ({"x_train": np.full((8, 5), np.nan)}, "x_train holds values that are not finite"),
+        ({"x_train": np.array([["a"] * 5] * 8)}, "x_train holds <U1"),
+        ({"x_train": np.array([[{}] * 5] * 8)}, "never loaded"),
+        ({"y_train": np.zeros(8)}, "y_train is float64"),
+        ({"y_train": np.zeros(7, int)}, "y_train has shape .7,."),
+        ({"y_train": np.array([0, 1, 2, -1] * 2)}, "labels from -1"),
+        ({"class_names": np.array(["a"])}, "with 1 classes"),
+        ({"class_names": np.array([1, 2])}, "class_names is int64"),
+        ({"x_test": np.zeros((4, 6))}, "x_test of shape .6,."),
+        ({"client_train": np.zeros(3, int)}, "client_train has shape"),
+        ({"y_test": np.zeros(0, int), "x_test": np.zeros((0, 5))}, "each have a sample"),
+    ],
+)
+def test_bad_files_are_refused_with_a_reason(tmp_path, changes, reason):
+    np.savez(tmp_path / "d.npz", **good(**changes))
+    with pytest.raises(FedtinyError, match=reason):
+        npz.read(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "array"])
+def test_corrupt_files_are_refused(tmp_path, damage):
+    path = tmp_path / "d.npz"
+    np.savez(path, **good())
+    raw = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(raw[: len(raw) // 2])
+    elif damage == "flip":
+        raw[200] ^= 0xFF
+        path.write_bytes(raw)
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    with pytest.raises(FedtinyError, match=r"d\.npz"):
+        npz.read(path)
+
+
+def test_names_that_are_not_there():
+    with pytest.raises(UsageError, match="cifar10 is not available in this version"):
+        data.load(DataOptions(data="cifar10"))
+    with pytest.raises(UsageError, match="did you mean digits"):
+        data.load(DataOptions(data="digts"))
+    with pytest.raises(FedtinyError, match="does not exist"):
+        data.load(DataOptions(data="nowhere.npz"))
