@@ -23,7 +23,7 @@ from .assets import asset_root
 from .devices import Device
 from .errors import FedtinyError
 
-USER_FILES = ("src", "platformio.ini")  # written once, then the user's
+USER_FILES = ("src", "platformio.ini", "zephyr")  # written once, then the user's
 GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator")
 SUPPORT = "platforms/fedtiny_emulator/support"
 SELFTEST_LIMIT_BYTES = 4096  # flash that the self-test's vectors may take, once there is one vector
