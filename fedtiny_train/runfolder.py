@@ -70,7 +70,9 @@ def save_state(folder: Path, number: int, state: State, data: str) -> None:
     """Write the resume point of a round, whole or not at all; keep the one before and drop the older ones."""
     tensors: dict[str, npt.NDArray[Any]] = {name: np.asarray(a, order="C") for name, a in state.tensors.items()}
     tensors |= {MASK + name: np.asarray(mask, order="C") for name, mask in state.masks.items()}
-    progress = {"schema": SCHEMA, "round": number, "data": data, "memory": state.memory}
+    # safetensors sorts by name; the order of the network is kept apart, since files are written in it.
+    order = {"tensors": list(state.tensors), "masks": list(state.masks)}
+    progress = {"schema": SCHEMA, "round": number, "data": data, "order": order, "memory": state.memory}
     with atomic_folder(folder / "state" / f"round-{number:05}") as draft:
         save_file(dict(sorted(tensors.items())), draft / "model.safetensors")
         write_atomically(draft / "progress.json", to_json(progress))
@@ -94,16 +96,16 @@ def load_state(folder: Path, data: str) -> tuple[int, State] | None:
         try:
             progress = json.loads((path / "progress.json").read_text(encoding="utf-8"))
             tensors = load_file(path / "model.safetensors")
-            number, known = int(progress["round"]), progress["data"]
+            number, known, order = int(progress["round"]), progress["data"], progress["order"]
+            masks = {name: tensors[MASK + name] for name in order["masks"]}
+            state = State({name: tensors[name] for name in order["tensors"]}, masks, progress["memory"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             problem = f"{path.name}: {error}"
             shutil.rmtree(path)
             continue
         if known != data:
             raise FedtinyError(f"{folder} was begun with other data than there is now; start a new run")
-        masks = {name.removeprefix(MASK): a for name, a in tensors.items() if name.startswith(MASK)}
-        rest = {name: a for name, a in tensors.items() if not name.startswith(MASK)}
-        return number, State(rest, masks, progress["memory"])
+        return number, state
     if problem:
         raise FedtinyError(f"no resume point in {folder}/state can be read ({problem}); start a new run")
     return None

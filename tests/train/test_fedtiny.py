@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -167,9 +168,19 @@ def test_nothing_but_empty_candidates_is_an_error():
 def short():
     """Three rounds with an adjustment in each, at five clients."""
 
+    @functools.cache
     def train(**flags):
         config = configured(
-            rounds=3, clients=3, seed=2, width=4, adjust_every=1, adjust_until=3, tune_epochs=2, pool=3, **flags
+            rounds=3,
+            clients=3,
+            seed=2,
+            width=4,
+            local_epochs=1,
+            adjust_every=1,
+            adjust_until=4,
+            tune_epochs=2,
+            pool=3,
+            **flags,
         )
         with opened(config, data.load(config.data)) as run:
             state, line = rounds.set_up(run)
@@ -189,7 +200,6 @@ def test_each_switch_changes_the_run(short):
         return {name: a.tobytes() for name, a in states[-1].tensors.items()}
 
     whole = final()
-    assert whole == final()
     # Seed 2 chooses another candidate than the first one, which is what is taken without selection.
     assert short()[0][0].memory["selection"]["chosen"] != 0
     for flags in (

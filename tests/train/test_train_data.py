@@ -22,7 +22,7 @@ def test_digits_split_is_fixed_and_stratified():
     assert found.x_train.max() == 16
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["iid", "dirichlet:0.1", "dirichlet:0.5", "dirichlet:100", "shards:2"]),
     st.integers(1, 60),
