@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
 from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
@@ -123,7 +124,10 @@ def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs
     schedule = [b for _ in range(epochs) for b in batches(len(public.y), options.pretrain_batch, generator)]
     local = LocalSpec(run.setting.spec, 0, 0, 0, options.momentum, options.weight_decay)
     fit(model, public, masks, schedule, options.lr, local)
-    return models.read(model)
+    after = models.read(model)
+    if not all(np.isfinite(array).all() for array in after.values()):
+        raise FedtinyError(f"training on the public data diverged at lr {options.lr}; use a lower --lr")
+    return after
 
 
 def one_round(
@@ -172,6 +176,8 @@ def _line(
     clients: Sequence[dict[str, Any]],
 ) -> Line:
     accuracy, loss, _ = evaluate(run.setting.spec, state.tensors, run.federation.test)
+    if not math.isfinite(loss):
+        raise FedtinyError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
     return {
         "round": number,
         "accuracy": accuracy,

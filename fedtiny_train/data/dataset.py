@@ -59,8 +59,8 @@ def _check_part(
         raise FedtinyError(f"{name}: x_{part} has shape {x.shape}; it must be (N,H,W), (N,H,W,C) or (N,F)")
     if x.dtype.kind not in "iuf":
         raise FedtinyError(f"{name}: x_{part} holds {x.dtype}; it must hold integers or floats")
-    if not np.isfinite(x).all():
-        raise FedtinyError(f"{name}: x_{part} holds values that are not finite")
+    if not (np.abs(x.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        raise FedtinyError(f"{name}: x_{part} holds values that are not finite, or beyond float32")
     if y.shape != (len(x),):
         raise FedtinyError(f"{name}: y_{part} has shape {y.shape}; x_{part} has {len(x)} samples")
     if y.min() < 0 or y.max() >= classes:

@@ -282,6 +282,15 @@ def test_json_on_stdout_is_the_summary(tools, tmp_path, capsysbinary):
     assert capsysbinary.readouterr().out == (tmp_path / "out" / "summary.json").read_bytes()
 
 
+@pytest.mark.parametrize("public", ["holdout:40", "none"])
+def test_training_that_diverges_says_so(tools, tmp_path, capsys, public):
+    train, _, _, flags = tools
+    assert train(*flags, "--lr", "1e30", "--public", public, "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "lower --lr" in error
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 def test_nothing_is_pickled(run):
     for path in run.rglob("*"):
         if path.is_file():
