@@ -12,7 +12,11 @@ PAGE = ROOT / "docs/architecture.md"
 
 def tracked() -> set[str]:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
 

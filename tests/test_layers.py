@@ -41,7 +41,11 @@ def test_the_trainer_takes_only_errors_and_atomic_files_from_the_exporter(path):
 def test_no_pickle_and_no_eval_anywhere():
     for folder in ("fedtiny_train", "export"):
         for path in (ROOT / folder).rglob("*.py"):
-            calls = {n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+            calls = {
+                n.func.id
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+            }
             assert not calls & {"eval", "exec"}, path
             assert not {name.split(".")[0] for name in imported(path)} & {"pickle", "marshal", "shelve"}, path
 
@@ -60,5 +64,7 @@ def test_kernels_know_no_library_but_memory_functions():
     """The runtime includes string.h for memcpy and memset, and nothing else of the C library."""
     allowed = {"string.h", "stddef.h", "stdint.h"}
     for path in [*(ROOT / "firmware/src").iterdir(), *(ROOT / "firmware/include/fedtiny").iterdir()]:
-        included = {line.split("<")[1].split(">")[0] for line in path.read_text().splitlines() if line.startswith("#include <")}
+        included = {
+            line.split("<")[1].split(">")[0] for line in path.read_text().splitlines() if line.startswith("#include <")
+        }
         assert included <= allowed, path

@@ -79,4 +79,6 @@ def test_the_trained_network_runs_on_the_emulated_board_as_in_tflite_micro(defau
     np.save(tmp_path / "x.npy", inputs)
     call("fedtiny-export", default_run, "--target", "qemu-m4", "--out", out)
     call("fedtiny-check", out, "--inputs", tmp_path / "x.npy", "--outputs", tmp_path / "y.npy", "--require-run")
-    assert np.array_equal(np.load(tmp_path / "y.npy"), oracles.tflite_micro((out / "model.tflite").read_bytes(), inputs))
+    assert np.array_equal(
+        np.load(tmp_path / "y.npy"), oracles.tflite_micro((out / "model.tflite").read_bytes(), inputs)
+    )

@@ -61,7 +61,7 @@ def check_folder(
     report = load_report(folder)
     device = load_device(report.board)
     if log is not None:
-        return _finish(folder, report, read_log(_log_text(log)), f"a device, as {log.name} has it")
+        return _finish(folder, report, read_log(_log_text(log), _model_bytes(folder)), f"a device, as {log.name} has it")
     if outputs is not None and outputs.suffix != ".npy":
         raise UsageError(f"--outputs {outputs}: the name must end in .npy")
     if require_run or inputs is not None:
@@ -113,6 +113,13 @@ def _log_text(path: Path) -> str:
         return path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
     except OSError as error:
         raise FedtinyError(f"{path}: {error.strerror}") from None
+
+
+def _model_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / "model.ftm").read_bytes()
+    except OSError as error:
+        raise FedtinyError(f"{folder / 'model.ftm'}: {error.strerror}") from None
 
 
 def _read_inputs(path: Path | None) -> NDArray[np.int8] | None:

@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Path:
 def test_an_export_holds_everything_the_contract_names(run, tmp_path, capsys):
     assert call(run, "--target", "esp32", "--out", tmp_path / "out") == 0
     out = tmp_path / "out"
-    for name in "model.tflite model.ftm report.txt report.json report.html golden.npz platformio.ini".split():
+    for name in ["model.tflite", "model.ftm", "report.txt", "report.json", "report.html", "golden.npz", "platformio.ini"]:
         assert (out / name).is_file(), name
     report = json.loads((out / "report.json").read_text())
     assert report["board"] == "esp32"
@@ -89,7 +89,9 @@ def test_a_second_export_renews_what_is_generated_and_keeps_what_is_the_users(ru
     fresh = tmp_path / "fresh"
     call(other, "--target", "esp32", "--out", fresh)
     users = {str(mine.relative_to(tmp_path / "o")), "platformio.ini", "lib/other/x.h"}
-    assert {k: v for k, v in after.items() if k not in users} == {k: v for k, v in tree(fresh).items() if k not in users}
+    assert {k: v for k, v in after.items() if k not in users} == {
+        k: v for k, v in tree(fresh).items() if k not in users
+    }
 
 
 def test_a_model_that_is_too_big_exits_3_and_says_what_would_help(tmp_path, capsys):
