@@ -61,7 +61,8 @@ def check_folder(
     report = load_report(folder)
     device = load_device(report.board)
     if log is not None:
-        return _finish(folder, report, read_log(_log_text(log), _model_bytes(folder)), f"a device, as {log.name} has it")
+        measured_log = read_log(_log_text(log), _model_bytes(folder))
+        return _finish(folder, report, measured_log, f"a device, as {log.name} has it")
     if outputs is not None and outputs.suffix != ".npy":
         raise UsageError(f"--outputs {outputs}: the name must end in .npy")
     if require_run or inputs is not None:

@@ -122,9 +122,7 @@ def test_a_board_is_found_by_any_of_its_names(name, board):
     assert load_device(name).id == board
 
 
-@pytest.mark.parametrize(
-    ("name", "close"), [("esp32devv", "esp32dev"), ("Pico3", "pico"), ("qemu-m5", "qemu-m4")]
-)
+@pytest.mark.parametrize(("name", "close"), [("esp32devv", "esp32dev"), ("Pico3", "pico"), ("qemu-m5", "qemu-m4")])
 def test_an_unknown_board_names_the_nearest(name, close):
     expected = re.escape(f"unknown board '{name}' (did you mean {close}?)")
     with pytest.raises(UsageError, match=expected) as caught:

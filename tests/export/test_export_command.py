@@ -43,7 +43,15 @@ def run(tmp_path_factory) -> Path:
 def test_an_export_holds_everything_the_contract_names(run, tmp_path, capsys):
     assert call(run, "--target", "esp32", "--out", tmp_path / "out") == 0
     out = tmp_path / "out"
-    for name in ["model.tflite", "model.ftm", "report.txt", "report.json", "report.html", "golden.npz", "platformio.ini"]:
+    for name in [
+        "model.tflite",
+        "model.ftm",
+        "report.txt",
+        "report.json",
+        "report.html",
+        "golden.npz",
+        "platformio.ini",
+    ]:
         assert (out / name).is_file(), name
     report = json.loads((out / "report.json").read_text())
     assert report["board"] == "esp32"
