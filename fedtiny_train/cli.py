@@ -22,7 +22,7 @@ from fedtiny_train.config import Config
 DESCRIPTION = """\
 Train a network on many clients' private data, prune it while it trains, and leave a run folder
 that fedtiny-export turns into firmware. Without arguments: FedTiny on the bundled 8x8 digits,
-10 clients that share them unevenly, 10 % of the weights kept, in less than a minute.
+10 clients that share them unevenly, 10 % of the weights kept, in about a minute.
 """
 EXAMPLES = """\
 examples:

@@ -82,18 +82,18 @@ class TrainOptions:
     density: float = option(
         0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1", low=0, high=1
     )
-    rounds: int = option(60, "rounds of federated training", low=1)
+    rounds: int = option(100, "rounds of federated training", low=1)
     local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
     participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
     batch: int = option(32, "samples a step", low=2)
-    lr: float = option(0.05, "learning rate of the first round", above=0)
+    lr: float = option(0.1, "learning rate of the first round", above=0)
     lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0)
     momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
     weight_decay: float = option(1e-4, "weight decay of SGD", low=0)
     pretrain_epochs: int = option(20, "passes of the server over the public data before round 1", low=0)
     pretrain_batch: int = option(10, "samples a step of pre-training", low=2)
     tune_epochs: int = option(
-        10, "passes over the public data under a new mask, before any client sees it; the paper has none: 0", low=0
+        5, "passes over the public data under a new mask, before any client sees it; the paper has none: 0", low=0
     )
     first_dense: bool = option(True, "leave a first convolution unpruned (it counts as kept all the same)")
     recalibrate: int = option(3, "passes that renew the batch-norm statistics after the last round; 0 is off", low=0)

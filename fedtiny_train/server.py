@@ -82,7 +82,8 @@ def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, 
             refused.append(Refusal(client, str(error)))
     if not good:
         raise FedtinyError(
-            f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason}"
+            f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason} "
+            "(if training diverged, use a lower --lr)"
         )
     return Answers(good, tuple(refused), sum(map(len, replies)), len(body) * len(clients))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from fedtiny_export.errors import FedtinyError, UsageError
@@ -141,3 +142,8 @@ def test_a_second_run_of_a_day_gets_a_name_of_its_own(tmp_path, monkeypatch):
 def test_abbreviations_are_not_guessed():
     with pytest.raises(UsageError, match="did you mean --rounds"):
         parse(["--round", "3"])
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_the_configurations_that_come_along_can_be_read(path):
+    assert read_toml(path) != Config()
