@@ -1,7 +1,7 @@
 """Integer arithmetic of TensorFlow Lite's int8 kernels: multipliers, rescaling, clamps.
 
 The formulas follow TFLite Micro's kernels down to the precision of each intermediate, because the outputs must
-agree byte for byte. `requantize` is the same function as the runtime's `ft_requantize`.
+agree byte for byte. `requantize` is the same function as the runtime's `ft_rescale`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .ir import Node, Tensor
+from .ir import Node, Op, Tensor
 
 Ints = NDArray[np.int64]
 ADD_LEFT_SHIFT = 20

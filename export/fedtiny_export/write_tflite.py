@@ -130,7 +130,13 @@ class _Writer:
             zeroPoint=np.zeros(scales.size, np.int64),
             quantizedDimension=0,
         )
-        return self._constant(node.constants["weight"], quant), self._constant(node.constants["bias"])
+        bias_quant = None
+        if scales.size == 1:  # then the kernels insist on a bias scale
+            data = self.graph_tensors[node.inputs[0]].quant
+            assert data is not None
+            product = np.float32(data.scale) * np.asarray(scales, np.float32)
+            bias_quant = schema.QuantizationParametersT(scale=product, zeroPoint=np.zeros(1, np.int64))
+        return self._constant(node.constants["weight"], quant), self._constant(node.constants["bias"], bias_quant)
 
     def _conv(self, node: Node, code: int) -> None:
         data = self.graph_tensors[node.inputs[0]]

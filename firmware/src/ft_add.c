@@ -20,11 +20,13 @@ FT_HOT static void run(const ft_context_t *context) {
     ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
     const int8_t *a = ft_data(context, &context->input), *b = ft_data(context, &context->input2);
     int8_t *out = ft_data(context, &context->output);
+    ft_scale_t first = ft_scale(add.multiplier1, add.shift1), second = ft_scale(add.multiplier2, add.shift2);
+    ft_scale_t result = ft_scale(add.multiplier_out, add.shift_out);
+    int32_t zero_a = context->input.zero_point, zero_b = context->input2.zero_point;
     uint32_t count = ft_tensor_bytes(&context->output);
     for (uint32_t i = 0; i < count; i++) {
-        int32_t x = (a[i] - context->input.zero_point) * (1 << 20), y = (b[i] - context->input2.zero_point) * (1 << 20);
-        int32_t sum = ft_requantize(x, add.multiplier1, add.shift1) + ft_requantize(y, add.multiplier2, add.shift2);
-        int32_t value = ft_requantize(sum, add.multiplier_out, add.shift_out);
+        int32_t x = (a[i] - zero_a) * (1 << 20), y = (b[i] - zero_b) * (1 << 20);
+        int32_t value = ft_rescale(ft_rescale(x, &first) + ft_rescale(y, &second), &result);
         out[i] = ft_finish(value, context->output.zero_point, add.act_min, add.act_max);
     }
 }

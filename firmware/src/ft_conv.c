@@ -95,26 +95,28 @@ void ft_conv_run(const ft_context_t *context, ft_conv_row_fn fn) {
     }
 }
 
-void ft_conv_store(const ft_conv_row_t *row, uint32_t channel, uint32_t x, const int32_t *sums, uint32_t count) {
+void ft_conv_begin(const ft_conv_row_t *row, uint32_t channel, ft_conv_channel_t *to) {
     const ft_model_t *model = row->context->model;
     const ft_tensor_t *out = &row->context->output;
     int32_t multiplier = (int32_t)ft_words_at(model, row->conv.multiplier)[channel];
-    int32_t shift = (int8_t)ft_byte(ft_words_at(model, row->conv.shift), channel);
-    int8_t *to = row->out + x * out->channels + channel;
-    for (uint32_t i = 0; i < count; i++, to += out->channels) {
-        int32_t value = ft_requantize(sums[i], multiplier, shift);
-        *to = ft_finish(value, out->zero_point, row->conv.act_min, row->conv.act_max);
-    }
+    to->bias = (int32_t)ft_words_at(model, row->conv.bias)[channel];
+    to->scale = ft_scale(multiplier, (int8_t)ft_byte(ft_words_at(model, row->conv.shift), channel));
+    to->zero_point = out->zero_point;
+    to->low = row->conv.act_min;
+    to->high = row->conv.act_max;
+    to->out = row->out + channel;
+    to->pitch = out->channels;
 }
 
 FT_HOT void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t count) {
     const uint32_t *taps = row->taps, *end = taps + count;
     uint32_t step = row->step, width = row->context->output.width, x = 0;
-    int32_t bias = ft_conv_bias(row, channel), sums[4];
     const int8_t *p = row->rows;
+    ft_conv_channel_t to;
+    ft_conv_begin(row, channel, &to);
     for (; x + 4u <= width; x += 4u, p += 4u * step) {
         const int8_t *p1 = p + step, *p2 = p1 + step, *p3 = p2 + step;
-        int32_t s0 = bias, s1 = bias, s2 = bias, s3 = bias;
+        int32_t s0 = to.bias, s1 = to.bias, s2 = to.bias, s3 = to.bias;
         for (const uint32_t *tap = taps; tap < end; tap++) {
             uint32_t at = *tap >> 8;
             int32_t weight = (int8_t)*tap;
@@ -123,12 +125,12 @@ FT_HOT void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t co
             s2 += weight * p2[at];
             s3 += weight * p3[at];
         }
-        sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
-        ft_conv_store(row, channel, x, sums, 4u);
+        int32_t sums[4] = {s0, s1, s2, s3};
+        for (uint32_t i = 0; i < 4u; i++) ft_conv_store(&to, sums[i]);
     }
     for (; x < width; x++, p += step) {
-        int32_t sum = bias;
+        int32_t sum = to.bias;
         for (const uint32_t *tap = taps; tap < end; tap++) sum += (int8_t)*tap * p[*tap >> 8];
-        ft_conv_store(row, channel, x, &sum, 1u);
+        ft_conv_store(&to, sum);
     }
 }

@@ -37,11 +37,22 @@ static inline uint32_t ft_tap(uint32_t offset, uint8_t value) { return (offset <
 /* Compute one output channel of one output row from its `count` taps. */
 void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t count);
 
-/* Turn up to four finished sums into outputs of `channel`, starting at pixel `x`. */
-void ft_conv_store(const ft_conv_row_t *row, uint32_t channel, uint32_t x, const int32_t *sums, uint32_t count);
+/* One output channel's numbers, and where its outputs of the row go. */
+typedef struct ft_conv_channel {
+    int32_t bias;
+    ft_scale_t scale;
+    int32_t zero_point, low, high;
+    int8_t *out;
+    uint32_t pitch; /* bytes from one output pixel to the next */
+} ft_conv_channel_t;
 
-static inline int32_t ft_conv_bias(const ft_conv_row_t *row, uint32_t channel) {
-    return (int32_t)ft_words_at(row->context->model, row->conv.bias)[channel];
+void ft_conv_begin(const ft_conv_row_t *row, uint32_t channel, ft_conv_channel_t *to);
+
+/* Turn a finished sum into the next output of the channel. */
+static inline void ft_conv_store(ft_conv_channel_t *channel, int32_t sum) {
+    int32_t value = ft_rescale(sum, &channel->scale);
+    *channel->out = ft_finish(value, channel->zero_point, channel->low, channel->high);
+    channel->out += channel->pitch;
 }
 
 #endif

@@ -35,6 +35,18 @@ static ft_status_t check(const ft_context_t *context) {
     return values <= conv.weight_bytes - 4u * words ? FT_OK : FT_ERROR_FORMAT;
 }
 
+/* The position of the lowest set bit of a word that is not 0. */
+static inline uint32_t lowest_bit(uint32_t bits) {
+#if defined(__ARM_FEATURE_CLZ) || defined(__x86_64__)
+    return (uint32_t)__builtin_ctz(bits);
+#else
+    uint32_t position = 0;
+    for (; (bits & 0xFu) == 0u; bits >>= 4) position += 4u;
+    for (; (bits & 1u) == 0u; bits >>= 1) position++;
+    return position;
+#endif
+}
+
 /* Decode one window row (`run` weights from flat position `at`), whose input starts at `offset`. */
 FT_HOT static uint32_t *decode_line(bitmap_stream_t *stream, uint32_t at, uint32_t run, uint32_t offset, uint32_t *tap) {
     uint32_t end = at + run, shift = offset - at;
@@ -44,9 +56,8 @@ FT_HOT static uint32_t *decode_line(bitmap_stream_t *stream, uint32_t at, uint32
             bits &= ((uint32_t)1 << (end - at)) - 1u;
             stop = end;
         }
-        for (; bits != 0u; bits >>= 1, at++) {
-            if ((bits & 1u) != 0u) *tap++ = ft_tap(at + shift, ft_byte(stream->values, stream->value++));
-        }
+        for (; bits != 0u; bits &= bits - 1u)
+            *tap++ = ft_tap(at + lowest_bit(bits) + shift, ft_byte(stream->values, stream->value++));
         at = stop;
     }
     return tap;

@@ -32,20 +32,21 @@ FT_HOT static int32_t dot(const uint32_t *weights, uint32_t at, const int8_t *p,
 static void dense_row(const ft_conv_row_t *row) {
     const uint32_t *weights = ft_words_at(row->context->model, row->conv.weights);
     uint32_t channels = row->context->output.channels, width = row->context->output.width, at = 0;
+    ft_conv_channel_t to;
     for (uint32_t channel = 0; channel < channels; channel++, at += row->run * row->conv.kernel_height) {
-        int32_t bias = ft_conv_bias(row, channel);
         uint32_t x = 0;
+        ft_conv_begin(row, channel, &to);
         for (; x + 4u <= width; x += 4u) {
-            int32_t sums[4] = {bias, bias, bias, bias};
+            int32_t sums[4] = {to.bias, to.bias, to.bias, to.bias};
             for (uint32_t k = 0; k < row->conv.kernel_height; k++)
                 dot4(weights, at + k * row->run, row->rows + row->row[k] + x * row->step, row->step, row->run, sums);
-            ft_conv_store(row, channel, x, sums, 4u);
+            for (uint32_t i = 0; i < 4u; i++) ft_conv_store(&to, sums[i]);
         }
         for (; x < width; x++) {
-            int32_t sum = bias;
+            int32_t sum = to.bias;
             for (uint32_t k = 0; k < row->conv.kernel_height; k++)
                 sum += dot(weights, at + k * row->run, row->rows + row->row[k] + x * row->step, row->run);
-            ft_conv_store(row, channel, x, &sum, 1u);
+            ft_conv_store(&to, sum);
         }
     }
 }

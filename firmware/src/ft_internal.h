@@ -44,17 +44,28 @@ static inline int8_t *ft_data(const ft_context_t *context, const ft_tensor_t *te
     return (int8_t *)context->model->arena + tensor->offset;
 }
 
-/* x * multiplier * 2^(shift-31), rounded twice as gemmlowp does: once to 32 bits, once by the right shift. */
-static inline int32_t ft_requantize(int32_t x, int32_t multiplier, int32_t shift) {
-    if (shift > 0) {
-        x = (int32_t)((uint32_t)x << shift);
-        shift = 0;
-    }
-    int32_t high = (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
-    uint32_t right = (uint32_t)-shift;
-    int32_t mask = (int32_t)(((uint32_t)1 << right) - 1u);
-    int32_t threshold = (mask >> 1) + (high < 0);
-    return (high >> right) + ((high & mask) > threshold);
+/* A factor multiplier * 2^(shift - 31), taken apart once for many numbers. */
+typedef struct ft_scale {
+    int32_t multiplier;
+    uint32_t left, right;
+    int32_t mask, half;
+} ft_scale_t;
+
+static inline ft_scale_t ft_scale(int32_t multiplier, int32_t shift) {
+    ft_scale_t scale;
+    scale.multiplier = multiplier;
+    scale.left = shift > 0 ? (uint32_t)shift : 0u;
+    scale.right = shift > 0 ? 0u : (uint32_t)-shift;
+    scale.mask = (int32_t)(((uint32_t)1 << scale.right) - 1u);
+    scale.half = scale.mask >> 1;
+    return scale;
+}
+
+/* x times the factor, rounded twice as gemmlowp does: once to 32 bits, once by the right shift. */
+static inline int32_t ft_rescale(int32_t x, const ft_scale_t *scale) {
+    int32_t shifted = (int32_t)((uint32_t)x << scale->left);
+    int32_t high = (int32_t)(((int64_t)shifted * scale->multiplier + ((int64_t)1 << 30)) >> 31);
+    return (high >> scale->right) + ((high & scale->mask) > scale->half + (high < 0));
 }
 
 /* Add the zero point and clamp, in the order that cannot overflow. */

@@ -14,13 +14,14 @@ static ft_status_t check(const ft_context_t *context) {
 static void run(const ft_context_t *context) {
     ft_mean_t mean;
     ft_read(context->model, context->op.params, &mean, FT_MEAN_BYTES);
+    ft_scale_t scale = ft_scale(mean.multiplier, mean.shift);
     uint32_t channels = context->input.channels;
     int32_t pixels = (int32_t)context->input.height * context->input.width;
     for (uint32_t c = 0; c < channels; c++) {
         const int8_t *in = ft_data(context, &context->input) + c;
         int32_t sum = -pixels * context->input.zero_point;
         for (int32_t i = 0; i < pixels; i++, in += channels) sum += *in;
-        sum = ft_requantize(sum, mean.multiplier, mean.shift);
+        sum = ft_rescale(sum, &scale);
         ft_data(context, &context->output)[c] = ft_finish(sum, context->output.zero_point, -128, 127);
     }
 }
