@@ -88,3 +88,29 @@ def test_every_encoding_gives_the_same_outputs_and_loses_no_weight(density, host
         assert host_runtime.run(written.data, inputs)[2] == expected
         for index, weights in read_weights(written.data).items():
             assert np.array_equal(weights, graph.nodes[index].constants["weight"].reshape(weights.shape))
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_a_single_output_is_exact_too(kind, host_runtime):
+    """One scale is per-tensor quantisation to TFLite's kernels, which compute it a little differently."""
+    for seed in range(12):
+        builder = Builder((5, 5, 3), seed)
+        builder.dense(1) if kind == "dense" else builder.conv(1, low=None)
+        graph = builder.int8()
+        inputs = samples(graph, 40)
+        expected = reference.run(graph, inputs)
+        assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
+        assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
+def test_a_tensor_added_to_itself_and_read_twice_agrees(host_runtime):
+    builder = Builder((6, 6, 4), 2)
+    first = builder.conv(4, low=None)
+    twice = builder.add(networks.Op.ADD, first, first)
+    builder.conv(4, source=twice)
+    builder.add(networks.Op.ADD, builder.last, first, low=0.0)
+    graph = builder.int8()
+    inputs = samples(graph, 40)
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
+    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
