@@ -117,7 +117,9 @@ class FedTinyOptions:
         False, "weigh gradients by the batch-norm deviation, so that dead filters do not take all growth"
     )
     row_floor: int = option(
-        2, "least number of weights kept for each class in the last layer; the paper has none: 0", low=0
+        2,
+        "weights each class row of the last layer keeps first, as far as its share goes; the paper has none: 0",
+        low=0,
     )
 
 
