@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .ir import Node, Op, Tensor
+from .ir import Node, Tensor
 
 Ints = NDArray[np.int64]
 ADD_LEFT_SHIFT = 20
@@ -51,9 +51,15 @@ def activation_limits(node: Node, output: Tensor) -> tuple[int, int]:
     """The int8 values that the fused activation clamps to."""
     assert output.quant is not None
     scale, zero_point = output.quant.scale, output.quant.zero_point
-    low = -128 if node.low is None else max(-128, zero_point + round(node.low / scale))
-    high = 127 if node.high is None else min(127, zero_point + round(node.high / scale))
+    low = -128 if node.low is None else max(-128, zero_point + _round_float32(node.low, scale))
+    high = 127 if node.high is None else min(127, zero_point + _round_float32(node.high, scale))
     return low, high
+
+
+def _round_float32(value: float, scale: float) -> int:
+    """value / scale in 32-bit floats, halves away from zero, as the kernels prepare their limits."""
+    steps = float(np.float32(value) / np.float32(scale))
+    return int(math.copysign(math.floor(abs(steps) + 0.5), steps))
 
 
 def conv_multipliers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[Ints, Ints]:

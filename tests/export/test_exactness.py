@@ -7,7 +7,9 @@ import numpy as np
 import oracles
 import pytest
 from fedtiny_export import reference
+from fedtiny_export.fixed_point import quantize_multiplier, requantize
 from fedtiny_export.ftm import read_weights, write_ftm
+from fedtiny_export.ir import Graph, Node, Op, Quant, Tensor
 from fedtiny_export.write_tflite import write_tflite
 from networks import Builder, residual, samples
 
@@ -92,7 +94,7 @@ def test_every_encoding_gives_the_same_outputs_and_loses_no_weight(density, host
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 def test_a_single_output_is_exact_too(kind, host_runtime):
-    """One scale is per-tensor quantisation to TFLite's kernels, which compute it a little differently."""
+    """One scale is per-tensor quantisation to TFLite's kernels: they then insist on a scale for the bias."""
     for seed in range(12):
         builder = Builder((5, 5, 3), seed)
         builder.dense(1) if kind == "dense" else builder.conv(1, low=None)
@@ -114,3 +116,34 @@ def test_a_tensor_added_to_itself_and_read_twice_agrees(host_runtime):
     expected = reference.run(graph, inputs)
     assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
     assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
+def _one_weight(data_scale: float, weight_scale: float, output_scale: float, bias: int) -> Graph:
+    constants = {
+        "weight": np.array([[1]], np.int8),
+        "weight_scale": np.array([weight_scale], np.float32),
+        "bias": np.array([bias], np.int32),
+    }
+    tensors = {
+        "input": Tensor("input", (1,), Quant(data_scale, 0)),
+        "y": Tensor("y", (1,), Quant(output_scale, 0)),
+    }
+    return Graph((Node(Op.DENSE, "y", ("input",), "y", constants),), tensors, "input", "y")
+
+
+def test_a_single_dense_output_multiplies_its_scales_in_double_precision():
+    """Sums are placed where a 32-bit product of the scales would round to another int8 than the 64-bit one."""
+    random, found = np.random.default_rng(0), 0
+    while found < 5:
+        scales = [float(np.float32(v)) for v in random.uniform(0.001, 0.1, 2)]
+        output_scale = float(np.float32(scales[0] * scales[1] * 8000))
+        multiplier, shift = quantize_multiplier(scales[0] * scales[1] / output_scale)
+        sums = np.arange(-1_000_000, 1_000_000, dtype=np.int64)
+        short = quantize_multiplier(float(np.float32(scales[0]) * np.float32(scales[1])) / output_scale)
+        apart = sums[requantize(sums, multiplier, shift) != requantize(sums, *short)]
+        if not apart.size:
+            continue
+        graph = _one_weight(*scales, output_scale, int(apart[0]))
+        zero = np.zeros((1, 1), np.int8)
+        assert oracles.tflite_micro(write_tflite(graph), zero)[0, 0] == reference.run(graph, zero)[0, 0]
+        found += 1
