@@ -6,6 +6,7 @@ peak over operators is the lower bound, and the report says when the plan is abo
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,17 +84,17 @@ def place(buffers: Sequence[Buffer]) -> dict[str, int]:
 
 
 def _first_fit(order: Sequence[Buffer]) -> dict[str, int]:
-    placed: list[tuple[int, Buffer]] = []
+    placed: list[tuple[int, Buffer]] = []  # by offset
     for buffer in order:
         offset = 0
-        for other_offset, other in sorted(placed, key=lambda item: item[0]):
+        for other_offset, other in placed:
             apart = other.last < buffer.first or buffer.last < other.first
             if apart or other_offset + other.size <= offset:
                 continue
             if offset + buffer.size <= other_offset:
                 break
             offset = other_offset + other.size + -(other_offset + other.size) % ALIGNMENT
-        placed.append((offset, buffer))
+        bisect.insort(placed, (offset, buffer), key=lambda item: item[0])
     return {buffer.name: offset for offset, buffer in placed}
 
 
