@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorflow", "flwr", "sklearn", "ai_edge_litert", "tflite_micro"}
-SHARED = {"fedtiny_export.errors", "fedtiny_export.atomic"}
+SHARED = {"fedtiny_export.errors", "fedtiny_export.atomic", "fedtiny_export.untrusted"}
 
 
 def imported(path: Path) -> set[str]:
