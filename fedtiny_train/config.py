@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from fedtiny_export.errors import FedtinyError, UsageError, nearest
+from fedtiny_export.errors import UsageError, nearest
+from fedtiny_export.untrusted import guarded, read_text
 
 T = TypeVar("T")
 Scalar = bool | int | float | str
+# What an option without a limit of its own may be: TOML's whole numbers, and what training's float32 can hold.
+LARGEST = {int: 2**63 - 1, float: 3e38}
 
 METHODS = ("fedtiny", "random", "fedavg")
 MODELS = ("auto", "resnet8", "mlp")
@@ -87,7 +91,7 @@ class TrainOptions:
     participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
     batch: int = option(32, "samples a step", low=2)
     lr: float = option(0.1, "learning rate of the first round", above=0)
-    lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0)
+    lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0, high=1)
     momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
     weight_decay: float = option(1e-4, "weight decay of SGD", low=0)
     pretrain_epochs: int = option(20, "passes of the server over the public data before round 1", low=0)
@@ -177,13 +181,15 @@ def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
         )
     if isinstance(value, str | bool):
         return
-    low, high, above = facts["low"], facts["high"], facts["above"]
-    if value != value or (low is not None and value < low) or (above is not None and value <= above):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{item.name} is {value}; it must be a finite number")
+    low, high, above = facts["low"], facts["high"] or LARGEST[type(value)], facts["above"]
+    if (low is not None and value < low) or (above is not None and value <= above):
         raise ValueError(
             f"{item.name} is {value}; it must be {'above' if low is None else 'at least'} "
             f"{above if low is None else low}"
         )
-    if high is not None and value > high:
+    if value > high:
         raise ValueError(f"{item.name} is {value}; it must be at most {high}")
 
 
@@ -265,16 +271,14 @@ def merge(config: Config, values: Mapping[str, Mapping[str, object]]) -> Config:
 
 def read_toml(path: Path) -> Config:
     """Read and check a configuration file."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FedtinyError(f"{path} is not TOML: {error}") from None
-    try:
-        config = merge(Config(), content)
-        check(config)
-    except ValueError as error:
-        raise FedtinyError(f"{path}: {error}") from None
-    return config
+    content = guarded(path, "TOML", lambda: tomllib.loads(read_text(path)))
+
+    def make() -> Config:
+        made = merge(Config(), content)
+        check(made)
+        return made
+
+    return guarded(path, "a usable configuration", make)
 
 
 def apply_flags(config: Config, flags: Mapping[str, Scalar]) -> Config:

@@ -5,24 +5,25 @@ Keys: x_train y_train x_test y_test, and optionally client_train client_test cla
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, nearest
+from fedtiny_export.untrusted import read_arrays
 
 from fedtiny_train.data.dataset import Dataset
 
+logger = logging.getLogger(__name__)
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL = ("client_train", "client_test", "class_names")
 
 
 def read(path: Path) -> Dataset:
     """Read and check the file; every problem names the key it is about."""
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     for key in arrays:
         if key not in REQUIRED + OPTIONAL:
             raise FedtinyError(f"{path}: unknown key {key!r}{nearest(key, REQUIRED + OPTIONAL)}")
@@ -32,9 +33,8 @@ def read(path: Path) -> Dataset:
     y_train, y_test = _integers(path, "y_train", arrays), _integers(path, "y_test", arrays)
     if not len(y_train) or not len(y_test):
         raise FedtinyError(f"{path}: the training and the test part must each have a sample")
-    highest = int(max(y_train.max(), y_test.max()))
-    names = _names(path, arrays, highest)
-    return Dataset(
+    names = _names(path, arrays, y_train, y_test)
+    found = Dataset(
         path.name,
         arrays["x_train"],
         y_train,
@@ -44,20 +44,12 @@ def read(path: Path) -> Dataset:
         _integers(path, "client_train", arrays) if "client_train" in arrays else None,
         _integers(path, "client_test", arrays) if "client_test" in arrays else None,
     )
-
-
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FedtinyError(f"{path} is a single array, not a .npz archive; save with numpy.savez")
-        with archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "pickle" in reason:
-            reason = "it holds Python objects, which are never loaded; save plain arrays"
-        raise FedtinyError(f"{path} cannot be read as .npz: {reason}") from None
+    absent = np.setdiff1d(np.arange(len(names)), y_train)
+    if len(absent):
+        logger.warning(
+            f"warning: {path}: {len(absent)} of {len(names)} classes have no training sample; the first is {absent[0]}"
+        )
+    return found
 
 
 def _integers(path: Path, key: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
@@ -67,10 +59,17 @@ def _integers(path: Path, key: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.
     return array.astype(np.int64)
 
 
-def _names(path: Path, arrays: dict[str, npt.NDArray[Any]], highest: int) -> tuple[str, ...]:
+def _names(path: Path, arrays: dict[str, npt.NDArray[Any]], *labels: npt.NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the classes' names; there may be no more classes than training samples, `labels[0]` being theirs."""
+    limit = f"the limit is one class a training sample: {len(labels[0]):,}"
     if "class_names" not in arrays:
+        highest = max(int(part.max()) for part in labels)
+        if highest >= len(labels[0]):
+            raise FedtinyError(f"{path}: label {highest} makes {highest + 1:,} classes; {limit}; count labels from 0")
         return tuple(str(label) for label in range(highest + 1))
     array = arrays["class_names"]
     if array.dtype.kind != "U" or array.ndim != 1:
         raise FedtinyError(f"{path}: class_names is {array.dtype}; it must be a list of strings")
+    if len(array) > len(labels[0]):
+        raise FedtinyError(f"{path}: class_names has {len(array):,} classes; {limit}")
     return tuple(str(name) for name in array)

@@ -43,6 +43,12 @@ def test_help_answers_without_torch_or_numpy():
         (["--clients", "many"], 2, "'many' is not a whole number"),
         (["--density", "1.5"], 2, "density is 1.5; it must be at most 1"),
         (["--density", "nan"], 2, "density is nan"),
+        (["--lr", "inf"], 2, "lr is inf; it must be a finite number"),
+        (["--lr", "1e300"], 2, "lr is 1e+300; it must be at most 3e+38"),
+        (["--lr-final", "inf"], 2, "lr_final is inf; it must be a finite number"),
+        (["--weight-decay", "inf"], 2, "weight_decay is inf; it must be a finite number"),
+        (["--weight-decay", "nan"], 2, "weight_decay is nan; it must be a finite number"),
+        (["--momentum", "nan"], 2, "momentum is nan; it must be a finite number"),
         (["--participation", "0"], 2, "participation is 0.0; it must be above 0"),
         (["--partition", "dirichlet"], 2, "partition dirichlet needs a number"),
         (["--partition", "dirichlet:-1"], 2, "must be at least 0.001"),
@@ -88,8 +94,13 @@ def test_mistakes_end_in_one_line(tools, tmp_path, monkeypatch, capsys, argument
         ("[train]\nrounds = true\n", "rounds must be a whole number, not True"),
         ("[train]\nmethod = 'fedtinny'\n", "did you mean fedtiny"),
         ("[fedtiny]\nselection = 1\n", "selection must be true or false"),
-        ("[train\n", "is not TOML"),
+        ("[train\n", "not TOML"),
         ("train = 3\n", "[train] must be a table"),
+        ("x = " + "[" * 100_000, "not TOML: "),
+        ("[train]\nrounds" + ".a" * 20_000 + " = 1\n", "not "),
+        ("[train]\nlr = 1" + "0" * 400 + "\n", "too large"),
+        ("[train]\nlr = inf\n", "lr is inf; it must be a finite number"),
+        ("[run]\nseed = 9223372036854775808\n", "seed is 9223372036854775808; it must be at most 9223372036854775807"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_name(tmp_path, text, reason):
@@ -99,6 +110,8 @@ def test_a_bad_file_is_an_error_with_its_name(tmp_path, text, reason):
         read_toml(path)
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
     assert caught.value.exit_code == 1
 
 

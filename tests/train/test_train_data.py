@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import zipfile
+
 import numpy as np
 import pytest
 from fedtiny_export.errors import FedtinyError, UsageError
@@ -125,12 +129,15 @@ def test_a_good_file(tmp_path):
         ({"x_train": np.zeros((8, 5, 2, 2, 2))}, r"x_train has shape"),
         ({"x_train": np.full((8, 5), np.nan)}, "x_train holds values that are not finite"),
         ({"x_train": np.array([["a"] * 5] * 8)}, "x_train holds <U1"),
-        ({"x_train": np.array([[{}] * 5] * 8)}, "never loaded"),
+        ({"x_train": np.array([[{}] * 5] * 8)}, "Object arrays cannot be loaded"),
         ({"y_train": np.zeros(8)}, "y_train is float64"),
         ({"y_train": np.zeros(7, int)}, "y_train has shape .7,."),
         ({"y_train": np.array([0, 1, 2, -1] * 2)}, "labels from -1"),
         ({"class_names": np.array(["a"])}, "with 1 classes"),
         ({"class_names": np.array([1, 2])}, "class_names is int64"),
+        ({"class_names": np.array([str(c) for c in range(9)])}, "class_names has 9 classes; the limit is .* sample: 8"),
+        ({"y_train": np.arange(8) * 2}, "label 14 makes 15 classes; the limit is one class a training sample: 8"),
+        ({"y_test": np.array([0, 1, 2_000_000_000, 1])}, "label 2000000000 makes 2,000,000,001 classes"),
         ({"x_test": np.zeros((4, 6))}, "x_test of shape .6,."),
         ({"client_train": np.zeros(3, int)}, "client_train has shape"),
         ({"y_test": np.zeros(0, int), "x_test": np.zeros((0, 5))}, "each have a sample"),
@@ -159,6 +166,56 @@ def test_corrupt_files_are_refused(tmp_path, damage):
             np.save(file, np.zeros(3))
     with pytest.raises(FedtinyError, match=r"d\.npz"):
         npz.read(path)
+
+
+def raw_npz(path, member, method=zipfile.ZIP_DEFLATED):
+    """Write a good file, but with other bytes as its x_train."""
+    arrays = good()
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for key, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(f"{key}.npy", member if key == "x_train" and member else content.getvalue())
+
+
+@pytest.mark.parametrize("attack", ["method 99", "encrypted", "lzma garbage", "10^12 rows", "deep header"])
+def test_hostile_files_are_refused_in_one_line(tmp_path, attack):
+    path, member = tmp_path / "d.npz", None
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 5), }"
+    if attack == "deep header":
+        header = b"(" * 5000 + b")" * 5000
+    if attack in ("10^12 rows", "deep header"):
+        member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    raw_npz(path, member, zipfile.ZIP_LZMA if attack == "lzma garbage" else zipfile.ZIP_DEFLATED)
+    raw = bytearray(path.read_bytes())
+    local, central = raw.index(b"PK\x03\x04"), raw.index(b"PK\x01\x02")
+    if attack == "method 99":
+        raw[local + 8], raw[central + 10] = 99, 99
+    elif attack == "encrypted":
+        raw[local + 6] |= 1
+        raw[central + 8] |= 1
+    elif attack == "lzma garbage":
+        at = local + 30 + len("x_train.npy")
+        raw[at + 4 : at + 40] = b"\xff" * 36
+    path.write_bytes(raw)
+    with pytest.raises(FedtinyError, match=r"d\.npz: not a usable \.npz file") as caught:
+        npz.read(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_classes_without_a_sample_are_said_in_one_line(tmp_path, caplog):
+    path = tmp_path / "d.npz"
+    np.savez(path, **good(y_train=np.array([0, 5] * 4)))
+    with caplog.at_level(logging.WARNING):
+        assert len(npz.read(path).class_names) == 6
+    assert [r.getMessage() for r in caplog.records] == [
+        f"warning: {path}: 4 of 6 classes have no training sample; the first is 1"
+    ]
+    caplog.clear()
+    np.savez(path, **good())
+    npz.read(path)
+    assert not caplog.records
 
 
 def test_names_that_are_not_there():
