@@ -14,6 +14,7 @@ MAGIC = 0x314D5446  # "FTM1", little-endian
 VERSION = 1
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
+MAX_KERNEL_HEIGHT = 16  # the runtime keeps one offset a window row on its stack
 GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
 
 
@@ -213,6 +214,7 @@ def header_text() -> str:
         f"#define FT_NO_TENSOR 0x{NO_TENSOR:X}u",
         f"#define FT_CRC_FROM {CRC_FROM}u",
         f"#define FT_GAP_SKIP {GAP_SKIP}u",
+        f"#define FT_MAX_KERNEL_HEIGHT {MAX_KERNEL_HEIGHT}u",
         "typedef enum ft_status {",
         *(f"    FT_{status.name} = {status.value}, /* {STATUS_TEXT[status]} */" for status in Status),
         "} ft_status_t;",

@@ -10,7 +10,9 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from .evaluate import Accuracy
 from .ftm import Ftm
 from .ir import Graph, Node, Op
 from .plan import Buffer, Plan
+from .untrusted import guarded
 
 SCHEMA = 1
 PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
@@ -81,6 +84,7 @@ class ArenaBuffer:
     size: int
     first: int
     last: int
+    scratch: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,11 @@ class Report:
     advice: tuple[str, ...]
     notes: tuple[str, ...]
     gates: tuple[str, ...] = ()
-    run: dict[str, Any] | None = None
+    run: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if set(self.accuracy) != {"int8", "float", "samples"}:
+            raise TypeError("accuracy has other fields than it should")
 
     def figure(self, name: str, source: str) -> Figure | None:
         """The first figure of a name and source."""
@@ -113,7 +121,7 @@ class Report:
         """The text of `report.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
-    def with_measured(self, figures: Iterable[Figure], run: dict[str, Any]) -> Report:
+    def with_measured(self, figures: Iterable[Figure], run: dict[str, str]) -> Report:
         """Put measured figures beside the planned ones; those of an earlier check give way."""
         kept = tuple(figure for figure in self.figures if figure.source == PLANNED)
         every = kept + tuple(figures)
@@ -121,34 +129,40 @@ class Report:
 
 
 def read_report(text: str, where: str) -> Report:
-    """Read `report.json` back, checking every field."""
-    try:
-        data = json.loads(text)
-        if data["schema"] != SCHEMA:
-            raise FedtinyError(f"{where}: report schema {data['schema']}; this version reads {SCHEMA}: export again")
-        return Report(
-            **{
-                **data,
-                "model": ModelFacts(**data["model"]),
-                "figures": tuple(_checked_figure(item) for item in data["figures"]),
-                "layers": tuple(Layer(**{**item, "output": tuple(item["output"])}) for item in data["layers"]),
-                "ledger": tuple((str(owner), int(size)) for owner, size in data["ledger"]),
-                "arena": tuple(ArenaBuffer(**item) for item in data["arena"]),
-                "advice": tuple(str(line) for line in data["advice"]),
-                "notes": tuple(str(line) for line in data["notes"]),
-                "gates": tuple(str(line) for line in data["gates"]),
-            }
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FedtinyError(f"{where}: not a report of fedtiny-export: {error}") from None
+    """Read the text of a `report.json` back, checking the type of every field."""
+    data = guarded(Path(where), "a readable JSON file", lambda: json.loads(text))
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise FedtinyError(f"{where}: report schema {schema}; this version reads {SCHEMA}: export again")
+    return guarded(Path(where), "a report of fedtiny-export", lambda: cast(Report, _typed(Report, data, "report")))
 
 
-def _checked_figure(item: dict[str, Any]) -> Figure:
-    figure = Figure(**item)
-    numbers = all(value is None or type(value) is int for value in (figure.value, figure.limit))
-    if not numbers or not all(isinstance(text, str) for text in (figure.name, figure.unit, figure.source)):
-        raise TypeError(f"figure {item.get('name')} is malformed")
-    return figure
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """Build a value of an annotated type from JSON, or raise TypeError naming the place."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            raise TypeError(f"{where} has other fields than it should")
+        return kind(**{name: _typed(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    if kind is Any:
+        return value
+    if origin is UnionType:
+        fitting = [one for one in inner if type(value) is (get_origin(one) or one)]
+        return _typed(fitting[0] if fitting else inner[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) == len(value):
+            return tuple(_typed(one, item, where) for one, item in zip(kinds, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _typed(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is NoneType and value is None:
+        return None
+    if kind is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    raise TypeError(f"{where} is {str(value)[:40]!r}")
 
 
 def make_report(
@@ -181,7 +195,10 @@ def make_report(
         figures=figures,
         layers=layers,
         ledger=ftm.ledger,
-        arena=tuple(ArenaBuffer(b.name, ftm.plan.offsets[b.name], b.size, b.first, b.last) for b in ftm.plan.buffers),
+        arena=tuple(
+            ArenaBuffer(b.name, offset, b.size, b.first, b.last, b.scratch)
+            for b, offset in zip(ftm.plan.buffers, ftm.plan.offsets, strict=True)
+        ),
         arena_lower_bound=ftm.plan.lower_bound,
         advice=_advice(device, figures, ftm, graph, tables),
         notes=_notes(device, sizes, board),

@@ -5,7 +5,6 @@ Data files are `.npz` with `x` and, for accuracy, `y`, as the user has them: (N,
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from . import reference
 from .errors import FedtinyError
 from .ir import Graph, Node, Op
+from .untrusted import read_arrays
 
 Floats = NDArray[np.float64]
 _BATCH = 256
@@ -31,15 +31,10 @@ class Samples:
 
 def read_samples(path: Path, graph: Graph, *, need_labels: bool = False) -> Samples:
     """Read and check a data file for a network."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            names = set(data.files)
-            x = np.asarray(data["x"]) if "x" in names else None
-            y = np.asarray(data["y"]) if "y" in names else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise FedtinyError(f"{path}: not a usable .npz file: {error}") from None
+    arrays = read_arrays(path)
+    names, x, y = sorted(arrays), arrays.get("x"), arrays.get("y")
     if x is None or (need_labels and y is None):
-        raise FedtinyError(f"{path}: has {sorted(names)}, needs {'x and y' if need_labels else 'x'}")
+        raise FedtinyError(f"{path}: has {names}, needs {'x and y' if need_labels else 'x'}")
     return Samples(_shaped(path, x, graph), None if y is None else _labels(path, y, x.shape[0]))
 
 
@@ -95,16 +90,17 @@ def _run_node(node: Node, inputs: list[Floats]) -> Floats:
     return data
 
 
-def _batches(x: Floats) -> Iterator[Floats]:
-    for start in range(0, x.shape[0], _BATCH):
-        yield x[start : start + _BATCH]
+def _batches(graph: Graph, count: int) -> Iterator[slice]:
+    step = min(_BATCH, reference.samples_at_once(graph))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
 
 
 def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
     """Minimum and maximum of every tensor over the samples."""
     ranges: dict[str, tuple[float, float]] = {}
-    for batch in _batches(samples.x):
-        for name, values in run_float(graph, batch).items():
+    for part in _batches(graph, samples.x.shape[0]):
+        for name, values in run_float(graph, samples.x[part]).items():
             low, high = ranges.get(name, (np.inf, -np.inf))
             ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
     return ranges
@@ -132,8 +128,8 @@ def accuracy(float_graph: Graph, int8_graph: Graph, samples: Samples) -> Accurac
     """Compare both networks' answers with the labels."""
     assert samples.y is not None
     right = {"float": 0, "int8": 0}
-    for start, batch in zip(range(0, samples.x.shape[0], _BATCH), _batches(samples.x), strict=True):
-        labels = samples.y[start : start + _BATCH]
+    for part in _batches(float_graph, samples.x.shape[0]):
+        batch, labels = samples.x[part], samples.y[part]
         exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
         coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
         right["float"] += int((exact.argmax(axis=1) == labels).sum())

@@ -26,10 +26,12 @@ from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, w
 from .quantize import quantize
 from .render import html_text, plain_text
 from .source import Source
+from .untrusted import read_json_object
 from .write_tflite import write_tflite
 
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
+PROBES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,15 @@ def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
 
 
 def _refuse_constant(graph: Graph) -> None:
-    shape = graph.tensors[graph.input].shape
-    probe = np.random.default_rng(1).integers(-128, 128, (32, *shape), np.int8)
-    outputs = reference.run(graph, probe).reshape(32, -1)
-    if graph.tensors[graph.output].elements > 1 and np.all(outputs == outputs[0]):
-        raise FedtinyError("the network gives one and the same output for every input: nothing is left to run")
+    """Sixteen random inputs, one at a time: a large image would take gigabytes all at once."""
+    shape, random = graph.tensors[graph.input].shape, np.random.default_rng(1)
+    if graph.tensors[graph.output].elements == 1:
+        return
+    first = reference.run(graph, random.integers(-128, 128, (1, *shape), np.int8))
+    for _ in range(PROBES - 1):
+        if np.any(reference.run(graph, random.integers(-128, 128, (1, *shape), np.int8)) != first):
+            return
+    raise FedtinyError("the network gives one and the same output for every input: nothing is left to run")
 
 
 def _port(graph: Graph, name: str) -> Port:
@@ -94,9 +100,10 @@ def _port(graph: Graph, name: str) -> Port:
 
 def write_export(target: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
     """Write the export folder, or renew one that fedtiny-export wrote before."""
-    if target.exists() and not (target / "report.json").is_file():
-        raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
-    if not target.exists():
+    new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not new:
+        _check_target(target, device)
+    else:
         with atomic_folder(target) as draft:
             _fill(draft, exported, device, labels)
         return
@@ -105,6 +112,15 @@ def write_export(target: Path, exported: Exported, device: Device, labels: tuple
         draft.mkdir()
         _fill(draft, exported, device, labels)
         _renew(target, draft, Path(name) / "old")
+
+
+def _check_target(target: Path, device: Device) -> None:
+    """Only an export for the same board is renewed: the user's files in it are written for that board."""
+    if not (target / "report.json").is_file():
+        raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
+    board = read_json_object(target / "report.json").get("board")
+    if board != device.id:
+        raise FedtinyError(f"{target} holds an export for {board}, with files of yours for it: choose another --out")
 
 
 def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from .abi import Kernel
 from .errors import FedtinyError
 from .fixed_point import activation_limits, add_numbers, conv_multipliers, mean_numbers
 from .ir import Graph, Node, Op
-from .plan import Plan, make_plan, needed_kernels, scratch_bytes, scratch_name
+from .plan import Plan, make_plan, needed_kernels, scratch_bytes
 from .sparse import Packed
 
 
@@ -54,6 +54,8 @@ class _Writer:
         self.graph, self.plan, self.packed = graph, plan, packed
         self.records = [(name, tensor.image) for name, tensor in graph.tensors.items()]
         self.index = {name: i for i, name in enumerate(graph.tensors)}
+        self.flat: dict[str, int] = {}  # tensors that a dense layer sees as one pixel
+        self.offsets, self.scratch = plan.tensor_offsets(), plan.scratch_offsets()
         for node in graph.nodes:
             if node.op is Op.DENSE:
                 self._add_flat_view(node.inputs[0])
@@ -64,8 +66,8 @@ class _Writer:
     def _add_flat_view(self, name: str) -> None:
         """A dense layer sees its input as one pixel: the same bytes under a second record."""
         height, width, _ = self.graph.tensors[name].image
-        if height * width > 1:
-            self.index[f"{name}:flat"] = len(self.records)
+        if height * width > 1 and name not in self.flat:
+            self.flat[name] = len(self.records)
             self.records.append((name, (1, 1, self.graph.tensors[name].elements)))
 
     def append(self, owner: str, data: bytes) -> int:
@@ -115,7 +117,7 @@ class _Writer:
         assert tensor.quant is not None
         height, width, channels = image
         return abi.TENSOR.pack(
-            offset=self.plan.offsets[name],
+            offset=self.offsets[name],
             height=height,
             width=width,
             channels=channels,
@@ -129,15 +131,17 @@ class _Writer:
         return abi.OP.pack(
             kernel=self.packed[node.name].kernel if kernel is None else kernel,
             reserved=0,
-            input=self.index.get(f"{node.inputs[0]}:flat", self.index[node.inputs[0]])
-            if node.op is Op.DENSE
-            else self.index[node.inputs[0]],
+            input=self._input(node),
             input2=self.index[node.inputs[1]] if len(node.inputs) > 1 else abi.NO_TENSOR,
             output=self.index[node.output],
             params=params,
-            scratch=self.plan.offsets.get(scratch_name(index), 0),
+            scratch=self.scratch.get(index, 0),
             scratch_bytes=scratch_bytes(self.graph, index, self.packed),
         )
+
+    def _input(self, node: Node) -> int:
+        name = node.inputs[0]
+        return self.flat.get(name, self.index[name]) if node.op is Op.DENSE else self.index[name]
 
     def _params(self, node: Node) -> int:
         if node.op is Op.ADD:

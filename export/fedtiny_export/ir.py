@@ -137,6 +137,10 @@ class Graph:
 
 
 def _check_node(node: Node, tensors: Mapping[str, Tensor]) -> None:
+    if node.op in (Op.CONV, Op.DENSE) and node.constants["bias"].shape != node.constants["weight"].shape[:1]:
+        raise FedtinyError(
+            f"operator {node.name}: a bias of shape {node.constants['bias'].shape} does not fit its weights"
+        )
     expected = output_shape(node, [tensors[name].shape for name in node.inputs])
     if tensors[node.output].shape != expected:
         raise FedtinyError(f"operator {node.name} gives {expected}, but {node.output} is {tensors[node.output].shape}")
@@ -170,6 +174,8 @@ def output_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     if node.op is Op.ADD and shapes[0] != shapes[1]:
         raise FedtinyError(f"operator {node.name}: cannot add {shapes[0]} and {shapes[1]} (no broadcasting)")
     if node.op is Op.MEAN:
+        if len(shape) != 3:
+            raise FedtinyError(f"operator {node.name}: a mean over height and width needs an image, not {shape}")
         return (1, 1, shape[-1])
     if node.op is Op.FLATTEN:
         return (int(np.prod(shape)),)

@@ -19,27 +19,31 @@ ALIGNMENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Bytes needed from operator `first` to operator `last`, both included."""
+    """Bytes needed from operator `first` to operator `last`, both included: a tensor, or an operator's scratch."""
 
     name: str
     size: int
     first: int
     last: int
+    scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Offsets by buffer name, and the arena they need. Scratch of operator i is named `scratch:i`."""
+    """Every buffer with its offset in the arena; `lower_bound` is what the widest operator needs in any plan."""
 
     buffers: tuple[Buffer, ...]
-    offsets: Mapping[str, int]
+    offsets: tuple[int, ...]
     arena_bytes: int
     lower_bound: int
 
+    def tensor_offsets(self) -> dict[str, int]:
+        """Where each tensor lies."""
+        return {b.name: offset for b, offset in zip(self.buffers, self.offsets, strict=True) if not b.scratch}
 
-def scratch_name(index: int) -> str:
-    """The buffer name of an operator's scratch."""
-    return f"scratch:{index}"
+    def scratch_offsets(self) -> dict[int, int]:
+        """Where the scratch of each operator that has one lies."""
+        return {b.first: offset for b, offset in zip(self.buffers, self.offsets, strict=True) if b.scratch}
 
 
 def scratch_bytes(graph: Graph, index: int, packed: Mapping[str, Packed]) -> int:
@@ -67,35 +71,37 @@ def make_plan(graph: Graph, packed: Mapping[str, Packed]) -> Plan:
     for index in range(len(graph.nodes)):
         size = scratch_bytes(graph, index, packed)
         if size:
-            buffers.append(Buffer(scratch_name(index), size, index, index))
+            buffers.append(Buffer(f"scratch of {graph.nodes[index].name}", size, index, index, scratch=True))
     offsets = place(buffers)
-    arena = max(offsets[buffer.name] + buffer.size for buffer in buffers)
+    arena = max(offset + buffer.size for offset, buffer in zip(offsets, buffers, strict=True))
     bound = max(sum(b.size for b in buffers if b.first <= i <= b.last) for i in range(len(graph.nodes)))
     return Plan(tuple(buffers), offsets, arena + -arena % ALIGNMENT, bound)
 
 
-def place(buffers: Sequence[Buffer]) -> dict[str, int]:
+def place(buffers: Sequence[Buffer]) -> tuple[int, ...]:
     """First fit over two orders (by size, by time alive then size); the smaller arena wins."""
-    by_size = sorted(buffers, key=lambda b: (-b.size, b.first, b.name))
-    by_life = sorted(buffers, key=lambda b: (b.first - b.last, -b.size, b.name))
-    sizes = {buffer.name: buffer.size for buffer in buffers}
-    results = [_first_fit(order) for order in (by_size, by_life)]
-    return min(results, key=lambda offsets: max(offsets[name] + sizes[name] for name in offsets))
+    indices = range(len(buffers))
+    by_size = sorted(indices, key=lambda i: (-buffers[i].size, buffers[i].first, i))
+    by_life = sorted(indices, key=lambda i: (buffers[i].first - buffers[i].last, -buffers[i].size, i))
+    results = [_first_fit(buffers, order) for order in (by_size, by_life)]
+    return min(results, key=lambda offsets: max(offsets[i] + buffers[i].size for i in indices))
 
 
-def _first_fit(order: Sequence[Buffer]) -> dict[str, int]:
-    placed: list[tuple[int, Buffer]] = []  # by offset
-    for buffer in order:
-        offset = 0
-        for other_offset, other in placed:
+def _first_fit(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
+    placed: list[tuple[int, int]] = []  # (offset, index), by offset
+    for index in order:
+        buffer, offset = buffers[index], 0
+        for other_offset, other_index in placed:
+            other = buffers[other_index]
             apart = other.last < buffer.first or buffer.last < other.first
             if apart or other_offset + other.size <= offset:
                 continue
             if offset + buffer.size <= other_offset:
                 break
             offset = other_offset + other.size + -(other_offset + other.size) % ALIGNMENT
-        bisect.insort(placed, (offset, buffer), key=lambda item: item[0])
-    return {buffer.name: offset for offset, buffer in placed}
+        bisect.insort(placed, (offset, index))
+    found = {index: offset for offset, index in placed}
+    return tuple(found[index] for index in range(len(buffers)))
 
 
 def needed_kernels(packed: Mapping[str, Packed], graph: Graph) -> set[Kernel]:

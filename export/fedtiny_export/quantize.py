@@ -6,7 +6,6 @@ worst-case sum is proven to fit 32 bits. No data is needed here: ranges come fro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FedtinyError
+from .fixed_point import add_numbers, conv_multipliers, mean_numbers
 from .ir import Array, Graph, Node, Op, Quant, Tensor
+from .untrusted import guarded, read_json_object
 
 MIN_SPAN = 1e-12
 SUM_STEP = 128 * 128  # the largest product of an input and a weight
@@ -25,11 +26,12 @@ Ranges = Mapping[str, tuple[float, float]]
 
 def read_ranges(path: Path) -> dict[str, tuple[float, float]]:
     """Read `ranges.json`: minimum and maximum by tensor name."""
-    try:
-        content = json.loads(path.read_text())
-        ranges = {str(name): (float(item["min"]), float(item["max"])) for name, item in content.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise FedtinyError(f"{path}: not a usable ranges file: {error}") from None
+    content = read_json_object(path)
+
+    def read() -> dict[str, tuple[float, float]]:
+        return {name: (float(item["min"]), float(item["max"])) for name, item in content.items()}
+
+    ranges = guarded(path, "a usable ranges file", read)
     for name, (low, high) in ranges.items():
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise FedtinyError(f"{path}: tensor {name} has the range {low}..{high}")
@@ -46,15 +48,26 @@ def activation_quant(low: float, high: float) -> Quant:
 
 def quantize(graph: Graph, ranges: Ranges) -> Graph:
     """Quantise every tensor and constant of a simplified graph."""
-    tensors = {name: replace(tensor, quant=_tensor_quant(tensor, ranges)) for name, tensor in graph.tensors.items()}
+    pads: dict[str, list[float]] = {}
+    for node in graph.nodes:
+        if node.op is Op.CONV and any(node.window.pads):
+            pads.setdefault(node.inputs[0], []).append(node.pad_value)
+    tensors = {
+        name: replace(tensor, quant=_tensor_quant(tensor, ranges, pads.get(name, [])))
+        for name, tensor in graph.tensors.items()
+    }
     nodes = [_quantize_node(node, tensors) for node in graph.nodes]
+    for node in nodes:
+        _prove_sums(node, tensors)
     return replace(graph, nodes=tuple(nodes), tensors=tensors)
 
 
-def _tensor_quant(tensor: Tensor, ranges: Ranges) -> Quant:
+def _tensor_quant(tensor: Tensor, ranges: Ranges, pads: list[float]) -> Quant:
+    """Cover the tensor's range and whatever convolutions pad it with."""
     if tensor.name not in ranges:
         raise FedtinyError(f"no range for tensor {tensor.name}: give the run's ranges.json or a calibration")
-    return activation_quant(*ranges[tensor.name])
+    low, high = ranges[tensor.name]
+    return activation_quant(min(low, *pads), max(high, *pads)) if pads else activation_quant(low, high)
 
 
 def _quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
@@ -69,9 +82,8 @@ def _quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
     quantized = replace(
         node,
         constants={"weight": weight, "weight_scale": scales, "bias": bias},
-        pad_value=float(np.clip(round(node.pad_value / data.scale), -128 - data.zero_point, 127 - data.zero_point)),
+        pad_value=_pad_steps(node, data),
     )
-    _prove_sums(quantized, data.zero_point)
     return replace(quantized, constants={**quantized.constants, "bias": bias.astype(np.int32)})
 
 
@@ -91,14 +103,42 @@ def quantize_weight(weight: Array, scales: NDArray[np.float32]) -> NDArray[np.in
     return np.asarray(np.clip(np.round(weight.astype(np.float64) / wide), -127, 127), np.int8)
 
 
-def _prove_sums(node: Node, zero_point: int) -> None:
-    """Refuse a layer whose sum could leave 32 bits for some input, by the rule that the runtime checks again."""
-    weight = node.constants["weight"].astype(np.int64).reshape(node.constants["weight"].shape[0], -1)
-    folded = np.abs(node.constants["bias"] - zero_point * weight.sum(axis=1))
-    worst = folded + SUM_STEP * weight.shape[1]
-    if not np.all(worst < 2**31):
-        channel = int(np.argmax(worst))
-        raise FedtinyError(
-            f"operator {node.name}: the sum of output channel {channel} can reach {worst[channel]:.3g}, over 2^31; "
-            f"it has {weight.shape[1]:,} inputs"
-        )
+def _pad_steps(node: Node, data: Quant) -> float:
+    """The padding as steps from the zero point; clipping only what rounding pushes over an end."""
+    if not any(node.window.pads):
+        return 0.0
+    return float(np.clip(round(node.pad_value / data.scale), -128 - data.zero_point, 127 - data.zero_point))
+
+
+def _prove_sums(node: Node, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse an operator whose 32-bit sums some input could overflow, by the runtime's own rules."""
+    output = tensors[node.output]
+    if node.op is Op.ADD:
+        numbers = add_numbers(node, tensors)
+        if max(shift for _, shift in (numbers.first, numbers.second, numbers.output)) > 0:
+            raise _too_fine(node, output, "the sum of its inputs")
+        return
+    if node.op is Op.MEAN:
+        height, width, _ = tensors[node.inputs[0]].image
+        _, shift = mean_numbers(node, tensors)
+        worst, shifts = np.array([255.0 * height * width]), np.array([shift])
+    else:
+        data = tensors[node.inputs[0]].quant
+        assert data is not None
+        weight = node.constants["weight"].astype(np.int64).reshape(node.constants["weight"].shape[0], -1)
+        folded = np.abs(node.constants["bias"].astype(np.int64) - data.zero_point * weight.sum(axis=1))
+        worst, shifts = folded + float(SUM_STEP) * weight.shape[1], conv_multipliers(node, tensors)[1]
+        if not np.all(worst < 2**31):
+            raise FedtinyError(
+                f"operator {node.name}: sums can reach {worst.max():.3g}, over 2^31; it has {weight.shape[1]:,} inputs"
+            )
+    if not np.all((shifts <= 30) & (worst * 2.0 ** np.maximum(shifts, 0) < 2**31)):
+        raise _too_fine(node, output, "the sums that make it")
+
+
+def _too_fine(node: Node, output: Tensor, what: str) -> FedtinyError:
+    assert output.quant is not None
+    return FedtinyError(
+        f"operator {node.name}: the range of tensor {output.name} (steps of {output.quant.scale:.3g}) is far finer "
+        f"than {what}; is its range right?"
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .abi import MAX_KERNEL_HEIGHT
 from .errors import FedtinyError
 from .ir import MAX_ELEMENTS, Array, Graph, Node, Op, Tensor, Window, output_shape
 
@@ -85,7 +86,10 @@ class _Reader:
 
     def _read(self, node: Any) -> None:
         if node.op_type == "Constant":
-            self._constants[node.output[0]] = self._array(_attributes(node)["value"])
+            attributes = _attributes(node)
+            if "value" not in attributes:
+                raise FedtinyError(f"constant {node.output[0]} is not given as a tensor, which is not supported")
+            self._constants[node.output[0]] = self._array(attributes["value"])
             return
         reader = _READERS.get(node.op_type)
         name = node.name or node.output[0]
@@ -119,8 +123,10 @@ class _Reader:
         low: float | None = None,
         high: float | None = None,
     ) -> None:
-        output = str(node.output[0])
-        made = Node(op, node.name or output, inputs, output, constants or {}, window or Window(), low, high)
+        output = str(node.output[0])  # unique in a file, which node names need not be
+        if output in self._tensors or output in self._constants:
+            raise FedtinyError(f"tensor {output} is written twice")
+        made = Node(op, output, inputs, output, constants or {}, window or Window(), low, high)
         shape = output_shape(made, [self._tensors[name].shape for name in inputs])
         self._nodes.append(made)
         self._tensors[output] = Tensor(output, shape)
@@ -135,6 +141,8 @@ class _Reader:
             raise FedtinyError(f"operator {node.name}: give explicit pads instead of auto_pad")
         pads, strides = list(attributes.get("pads", [0] * 4)), list(attributes.get("strides", [1, 1]))
         sizes = [*weight.shape[2:], *strides]
+        if weight.shape[2] > MAX_KERNEL_HEIGHT:
+            raise FedtinyError(f"operator {node.name}: the kernel is {weight.shape[2]} high, over {MAX_KERNEL_HEIGHT}")
         if len(pads) != 4 or len(strides) != 2 or max(pads + sizes) > 255 or min(sizes) < 1 or min(pads) < 0:
             raise FedtinyError(f"operator {node.name}: kernel, strides and pads must lie between 0 and 255")
         window = Window(
@@ -163,10 +171,15 @@ class _Reader:
             height, width, channels = image
             weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(weight.shape)
         filled = np.zeros(weight.shape[0], np.float32) if bias is None else np.ravel(bias)
+        if filled.size == 1:
+            filled = np.repeat(filled, weight.shape[0])
         self._add(node, Op.DENSE, (source,), {"weight": np.ascontiguousarray(weight), "bias": filled})
 
     def batch_norm(self, node: Any, attributes: dict[str, Any]) -> None:
-        gamma, beta, mean, variance = (self._constant(node, i).astype(np.float64) for i in range(1, 5))
+        gamma, beta, mean, variance = (np.ravel(self._constant(node, i)).astype(np.float64) for i in range(1, 5))
+        channels = self._tensors[self._data(node, 0)].shape[-1]
+        if any(values.shape != (channels,) for values in (gamma, beta, mean, variance)):
+            raise FedtinyError(f"operator {node.name}: batch norm needs {channels} numbers of each kind")
         if attributes.get("training_mode", 0) or np.any(variance < 0):
             raise FedtinyError(f"operator {node.name}: batch norm must be in inference mode with variances >= 0")
         scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
@@ -176,8 +189,20 @@ class _Reader:
         self._add(node, Op.RELU, (self._data(node, 0),), low=0.0)
 
     def clip(self, node: Any, attributes: dict[str, Any]) -> None:
-        limits = [float(self._constant(node, i)) if len(node.input) > i and node.input[i] else None for i in (1, 2)]
-        self._add(node, Op.CLIP, (self._data(node, 0),), low=limits[0], high=limits[1])
+        limits = [attributes.get("min"), attributes.get("max")]  # attributes up to opset 10, inputs since
+        for i in (1, 2):
+            if len(node.input) > i and node.input[i]:
+                limits[i - 1] = self._number(node, i)
+        if any(limit is not None and np.isnan(limit) for limit in limits):
+            raise FedtinyError(f"operator {node.name}: a limit is not a number")
+        low, high = (None if limit is None or np.isinf(limit) else float(limit) for limit in limits)
+        self._add(node, Op.CLIP, (self._data(node, 0),), low=low, high=high)
+
+    def _number(self, node: Any, index: int) -> float:
+        value = self._constant(node, index)
+        if value.size != 1:
+            raise FedtinyError(f"operator {node.name or node.output[0]}: input {index} must be one number")
+        return float(value.reshape(()))
 
     def global_mean(self, node: Any, attributes: dict[str, Any]) -> None:
         self._add(node, Op.MEAN, (self._data(node, 0),))
@@ -196,8 +221,12 @@ class _Reader:
         if node.op_type == "Flatten" and attributes.get("axis", 1) != 1:
             raise FedtinyError(f"operator {node.name}: only flattening from axis 1 is supported")
         if node.op_type == "Reshape":
-            target = [int(side) for side in np.ravel(self._constant(node, 1))]
-            if len(target) != 2 or target[1] not in (-1, int(np.prod(shape))):
+            if len(node.input) < 2:
+                raise FedtinyError(
+                    f"operator {node.name}: a reshape needs its target as second input (opset 5 or newer)"
+                )
+            batch, *sides = [int(side) for side in np.ravel(self._constant(node, 1))]
+            if batch not in (-1, 0, 1) or sides not in ([-1], [int(np.prod(shape))]) or [batch, *sides] == [-1, -1]:
                 raise FedtinyError(f"operator {node.name}: only a reshape to (batch, features) is supported")
         self._add(node, Op.FLATTEN, (source,))
         if len(shape) == 3:

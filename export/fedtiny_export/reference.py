@@ -21,11 +21,27 @@ from .fixed_point import (
 from .ir import Graph, Node, Op, Window
 
 Int8s = NDArray[np.int8]
+MAX_WINDOW_NUMBERS = 1 << 25
 
 
 def run(graph: Graph, inputs: Int8s, *, single_rounding_dense: bool = False) -> Int8s:
     """Run int8 samples of shape (n, *input shape); LiteRT's dense kernel rounds once, TFLite Micro's twice."""
-    return run_all(graph, inputs, single_rounding_dense=single_rounding_dense)[graph.output]
+    step = samples_at_once(graph)
+    parts = [
+        run_all(graph, inputs[start : start + step], single_rounding_dense=single_rounding_dense)[graph.output]
+        for start in range(0, max(1, inputs.shape[0]), step)
+    ]
+    return np.concatenate(parts)
+
+
+def samples_at_once(graph: Graph) -> int:
+    """How many samples keep the largest convolution's windows under 2^25 numbers."""
+    largest = 1
+    for node in graph.nodes:
+        if node.op is Op.CONV:
+            height, width, _ = graph.tensors[node.output].image
+            largest = max(largest, height * width * int(node.constants["weight"][0].size))
+    return max(1, MAX_WINDOW_NUMBERS // largest)
 
 
 def run_all(graph: Graph, inputs: Int8s, *, single_rounding_dense: bool = False) -> dict[str, Int8s]:

@@ -212,7 +212,7 @@ def _arena_svg(buffers: Sequence[ArenaBuffer], names: Sequence[str]) -> str:
     for buffer in buffers:
         x, w = buffer.first * width, (buffer.last - buffer.first + 1) * width
         y, h = height * (1 - (buffer.offset + buffer.size) / top), height * buffer.size / top
-        colour = "var(--b)" if buffer.name.startswith("scratch:") else "var(--a)"
+        colour = "var(--b)" if buffer.scratch else "var(--a)"
         label = f"{buffer.name}: {buffer.size:,} B at {buffer.offset:,}, operators {buffer.first} to {buffer.last}"
         parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{colour}" fill-opacity=".75" '

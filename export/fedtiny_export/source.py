@@ -5,11 +5,9 @@ A run folder is read as design says fedtiny-train leaves it; nothing of fedtiny_
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import FedtinyError, UsageError
 from .evaluate import Samples, calibrate, read_samples
@@ -17,6 +15,7 @@ from .ir import Graph
 from .passes import simplify
 from .quantize import read_ranges
 from .read_onnx import read_onnx
+from .untrusted import read_json_object
 
 MAX_LABELS = 1000
 
@@ -77,23 +76,20 @@ def _ranges(model: Path, graph: Graph, calibration: Path | None) -> Mapping[str,
     return read_ranges(beside)
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FedtinyError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(content, dict):
-        raise FedtinyError(f"{path}: holds no JSON object")
-    return content
-
-
 def _labels(given: Path, graph: Graph) -> tuple[str, ...]:
     count = graph.tensors[graph.output].elements
     numbered = tuple(str(index) for index in range(min(count, MAX_LABELS)))
     if not given.is_dir() or not (given / "summary.json").is_file():
         return numbered
-    names = read_json_object(given / "summary.json").get("class_names")
-    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return numbered
+    path = given / "summary.json"
+    names = read_json_object(path).get("class_names")
+    if names is None:
+        return numbered
+    if not isinstance(names, list) or len(names) != count or not all(_is_text(name) for name in names):
+        raise FedtinyError(f"{path}: class_names must be {count} texts, one an output")
+    return tuple(names)
+
+
+def _is_text(name: object) -> bool:
+    """A text that can be written as UTF-8; half a surrogate pair cannot."""
+    return isinstance(name, str) and name.isprintable()

@@ -15,7 +15,7 @@ static uint32_t pitch(const ft_context_t *context, const ft_conv_t *conv) {
     return ((uint32_t)conv->pad_left + context->input.width + conv->pad_right) * context->input.channels;
 }
 
-/* No input can make a sum leave 32 bits: the bias keeps a distance of 128 * 128 for every weight. */
+/* No input can make a sum leave 32 bits, shifted left or not: the bias keeps a distance of 128 * 128 a weight. */
 static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint64_t weights) {
     const ft_model_t *model = context->model;
     uint32_t channels = context->output.channels;
@@ -24,13 +24,13 @@ static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *co
     if (!ft_inside(model, conv->shift, channels) || !ft_inside(model, conv->weights, conv->weight_bytes))
         return FT_ERROR_FORMAT;
     if (conv->weight_bytes % 4u != 0u) return FT_ERROR_FORMAT;
-    int64_t limit = INT32_MAX - (int64_t)(weights / channels) * 16384;
     for (uint32_t c = 0; c < channels; c++) {
         int32_t bias = (int32_t)ft_words_at(model, conv->bias)[c];
         int32_t multiplier = (int32_t)ft_words_at(model, conv->multiplier)[c];
         int8_t shift = (int8_t)ft_byte(ft_words_at(model, conv->shift), c);
-        if (bias > limit || bias < -limit) return FT_ERROR_FORMAT;
         if (multiplier < 0 || shift < -31 || shift > 30) return FT_ERROR_FORMAT;
+        int64_t limit = (INT32_MAX >> (shift > 0 ? shift : 0)) - (int64_t)(weights / channels) * 16384;
+        if (bias > limit || bias < -limit) return FT_ERROR_FORMAT;
     }
     return FT_OK;
 }

@@ -4,9 +4,6 @@
 
 #include "fedtiny/ft.h"
 
-/* A convolution's window has at most this many rows: one offset each is kept on the stack. */
-#define FT_MAX_KERNEL_HEIGHT 16u
-
 /* One operator, its records copied out of the model (which may allow word loads only). */
 typedef struct ft_context {
     const ft_model_t *model;

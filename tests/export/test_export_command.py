@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,17 @@ def test_an_unknown_board_exits_2_and_names_the_nearest(run, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+def _npz_claiming(rows: int) -> bytes:
+    """A zip whose only array announces far more rows than it has."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({rows}, 8, 8), }}"
+    header += " " * (64 - (len(header) + 11) % 64) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("x.npy", content + bytes(64))
+    return data.getvalue()
+
+
 def _damage(name: str, content: bytes):
     def damage(run: Path) -> None:
         (run / name).write_bytes(content)
@@ -152,6 +165,12 @@ REFUSED = {
     "samples of another shape": lambda run: np.savez(run / "samples.npz", x=np.zeros((3, 5, 5)), y=np.zeros(3, int)),
     "labels out of range": lambda run: np.savez(run / "samples.npz", x=np.zeros((3, 8, 8)), y=np.full(3, 77)),
     "broken summary": _damage("summary.json", b"\xff\xfe"),
+    "nested summary": _damage("summary.json", b"[" * 100_000),
+    "half a surrogate as a label": _damage(
+        "summary.json", b'{"class_names": ["\\ud800", "", "", "", "", "", "", "", "", ""]}'
+    ),
+    "an array that claims a terabyte": _damage("samples.npz", _npz_claiming(10**12)),
+    "a pickled array": lambda run: np.savez(run / "samples.npz", x=np.array([{}], dtype=object)),
 }
 
 
@@ -173,6 +192,19 @@ def test_a_folder_that_is_not_ours_is_never_written_into(run, tmp_path, capsys):
     assert call(run, "--target", "esp32", "--out", tmp_path / "o") == 1
     assert "is not an export" in capsys.readouterr().err
     assert list((tmp_path / "o").iterdir()) == [tmp_path / "o/thesis.txt"]
+
+
+def test_a_folder_of_another_board_is_left_alone(run, tmp_path, capsys):
+    call(run, "--target", "qemu-m4", "--out", tmp_path / "o")
+    before = tree(tmp_path / "o")
+    assert call(run, "--target", "esp32", "--out", tmp_path / "o") == 1
+    assert "holds an export for qemu-m4" in capsys.readouterr().err
+    assert tree(tmp_path / "o") == before
+
+
+def test_an_empty_folder_is_as_good_as_none(run, tmp_path):
+    (tmp_path / "o").mkdir()
+    assert call(run, "--target", "esp32", "--out", tmp_path / "o") == 0
 
 
 def test_an_onnx_file_needs_ranges_or_calibration(run, tmp_path, capsys):

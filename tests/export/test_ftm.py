@@ -97,3 +97,22 @@ def test_hostile_files_are_refused_or_run_inside_their_arena(forced, host_runtim
     random = np.random.default_rng(int(forced))
     statuses = [host_runtime.run(_hostile(model, random), samples(graph, 1))[0] for _ in range(60)]
     assert min(statuses) < 0, "no mutation was refused: the mutations are too tame"
+
+
+def test_tensor_names_may_be_anything(host_runtime):
+    """Names that look like ours for scratch and flat views must not be taken for them."""
+    from dataclasses import replace
+
+    from fedtiny_export import reference
+
+    graph = residual(2, 0.2)
+    names = dict(zip(graph.tensors, ["scratch:0", "scratch of t0", "t1:flat", "t9:flat", ""], strict=False))
+
+    def renamed(name: str) -> str:
+        return names.get(name, name)
+
+    nodes = [replace(n, inputs=tuple(map(renamed, n.inputs)), output=renamed(n.output)) for n in graph.nodes]
+    tensors = {renamed(name): replace(tensor, name=renamed(name)) for name, tensor in graph.tensors.items()}
+    odd = replace(graph, nodes=tuple(nodes), tensors=tensors, input=renamed(graph.input), output=renamed(graph.output))
+    inputs = samples(odd, 10)
+    assert host_runtime.run(write_ftm(odd, {}).data, inputs)[2] == reference.run(odd, inputs).tobytes()

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.ir import Graph, Node, Op, Tensor
+from fedtiny_export.ir import Graph, Node, Op, Tensor, Window
 from fedtiny_export.quantize import activation_quant, quantize, read_ranges
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import residual
+from networks import residual, residual_float
 
 REAL = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -72,7 +72,16 @@ def test_a_missing_range_names_the_tensor():
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", '{"a": 3}', '{"a": {"min": 1}}', '{"a": {"min": 2, "max": 1}}', '{"a": {"min": 0, "max": NaN}}'],
+    [
+        "",
+        "[1]",
+        "[" * 100_000,
+        '{"a": {"min": 1' + "0" * 400 + ', "max": 1}}',
+        '{"a": 3}',
+        '{"a": {"min": 1}}',
+        '{"a": {"min": 2, "max": 1}}',
+        '{"a": {"min": 0, "max": NaN}}',
+    ],
 )
 def test_broken_range_files_are_refused(content, tmp_path):
     (tmp_path / "ranges.json").write_text(content)
@@ -83,3 +92,22 @@ def test_broken_range_files_are_refused(content, tmp_path):
 def test_ranges_are_read(tmp_path):
     (tmp_path / "ranges.json").write_text(json.dumps({"a": {"min": -1, "max": 2, "histogram": {}}}))
     assert read_ranges(tmp_path / "ranges.json") == {"a": (-1.0, 2.0)}
+
+
+def test_the_range_is_widened_to_what_is_padded():
+    """x + 10 before a padded convolution: the folded one pads with -10, far outside the sensor's range."""
+    constants = {"weight": np.ones((1, 3, 3, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    node = Node(Op.CONV, "y", ("input",), "y", constants, Window((3, 3), (1, 1), (1, 1, 1, 1)), pad_value=-10.0)
+    tensors = {"input": Tensor("input", (4, 4, 1)), "y": Tensor("y", (4, 4, 1))}
+    graph = quantize(Graph((node,), tensors, "input", "y"), {"input": (0, 1), "y": (-50, 10)})
+    quant = graph.tensors["input"].quant
+    assert quant.scale * graph.nodes[0].pad_value == pytest.approx(-10.0, abs=quant.scale)
+
+
+@pytest.mark.parametrize("name", ["t3", "t8", "t9"])
+def test_a_range_far_too_fine_is_refused_by_the_tensors_name(name):
+    """An addition, a mean and a dense layer whose result would need a left shift that overflows."""
+    graph = residual_float(0)
+    ranges = dict.fromkeys(graph.tensors, (-1.0, 1.0)) | {name: (-1e-11, 1e-11)}
+    with pytest.raises(FedtinyError, match=f"tensor {name} .* far finer"):
+        quantize(graph, ranges)

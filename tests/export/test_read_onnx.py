@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from fedtiny_export.passes import simplify
 from fedtiny_export.read_onnx import read_onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from runs import residual_onnx
+from runs import OnnxBuilder, residual_onnx
 
 
 def _same(model: onnx.ModelProto, path, x: np.ndarray) -> None:
@@ -80,20 +81,35 @@ def test_feature_vectors_are_read(tmp_path):
     _same(_graph(nodes, ["N", 4], "logits", *constants), tmp_path / "m.onnx", random.normal(size=(9, 4)))
 
 
-W = ("w", np.ones((4, 1, 3, 3), np.float32))
+CONSTANTS = [
+    ("w", np.ones((4, 1, 3, 3), np.float32)),
+    ("tall", np.ones((4, 1, 17, 3), np.float32)),
+    ("three", np.float32(3)),
+    ("three_numbers", np.ones(3, np.float32)),
+    ("nan", np.float32(np.nan)),
+    ("m", np.ones((36, 5), np.float32)),
+]
 REFUSED = [
     ([helper.make_node("Sin", ["input"], ["y"], name="wave")], "operator wave of type Sin is not supported"),
     ([helper.make_node("Conv", ["input", "w"], ["y"], name="c", dilations=[2, 2])], "grouped and dilated"),
     ([helper.make_node("Conv", ["input", "w"], ["y"], name="c", strides=[0, 1])], "between 0 and 255"),
     ([helper.make_node("Relu", ["input"], ["y"], name="r")], "cannot be folded"),
     ([helper.make_node("Sub", ["three", "input"], ["y"], name="s")], "second operand"),
+    ([helper.make_node("Conv", ["input", "tall"], ["y"], name="c", pads=[20] * 4)], "17 high, over 16"),
+    ([helper.make_node("Conv", ["input", "w", "three_numbers"], ["y"], name="c")], "bias of shape"),
+    ([helper.make_node("BatchNormalization", ["input", *["three_numbers"] * 4], ["y"], name="b")], "1 numbers of each"),
+    ([helper.make_node("Clip", ["input", "nan"], ["y"], name="c")], "not a number"),
+    (
+        [helper.make_node("Gemm", ["input", "m"], ["g"]), helper.make_node("ReduceMean", ["g"], ["y"], axes=[2, 3])],
+        "image",
+    ),
     ([helper.make_node("Flatten", ["input"], ["y"], name="f")], "must go into a dense layer"),
 ]
 
 
 @pytest.mark.parametrize(("nodes", "message"), REFUSED, ids=[message[:20] for _, message in REFUSED])
 def test_what_is_not_supported_is_refused_by_name(nodes, message, tmp_path):
-    onnx.save(_graph(nodes, [1, 1, 6, 6], "y", W, ("three", np.float32(3))), tmp_path / "m.onnx")
+    onnx.save(_graph(nodes, [1, 1, 6, 6], "y", *CONSTANTS), tmp_path / "m.onnx")
     with pytest.raises(FedtinyError, match=message):
         simplify(read_onnx(tmp_path / "m.onnx"))
 
@@ -123,3 +139,38 @@ def test_random_damage_never_escapes_as_another_exception(tmp_path):
         (tmp_path / "m.onnx").write_bytes(bytes(damaged))
         with contextlib.suppress(FedtinyError):
             simplify(read_onnx(tmp_path / "m.onnx"))
+
+
+def test_limits_of_an_old_clip_are_attributes(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["input", "w"], ["h"]),
+        helper.make_node("Clip", ["h"], ["y"], min=0.0, max=0.5),
+    ]
+    model = _graph(nodes, ["N", 4], "y", ("w", np.eye(4, dtype=np.float32)))
+    model.opset_import[0].version = 9
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = simplify(read_onnx(tmp_path / "m.onnx"))
+    assert run_float(graph, np.array([[-1.0, 0.2, 0.7, 9.0]]))["y"].tolist() == [[0.0, 0.2, 0.5, 0.5]]
+
+
+def test_equal_node_names_are_no_matter(tmp_path):
+    """ONNX asks for different tensor names only."""
+    model = residual_onnx(seed=3, density=0.3)
+    for node in model.graph.node:
+        node.name = "same"
+    _same(model, tmp_path / "m.onnx", np.random.default_rng(0).uniform(0, 16, (5, 1, 8, 8)))
+    assert len({node.name for node in simplify(read_onnx(tmp_path / "m.onnx")).nodes}) == 10
+
+
+def test_a_thousand_layers_are_read_in_seconds(tmp_path):
+    b = OnnxBuilder(0, 1.0)
+    x = "input"
+    for i in range(500):
+        x = b.node("Relu", f"r{i}", b.conv_bn(f"c{i}", x, 2, 2, 1, 1, [0] * 4))
+    constants = b.initializers
+    model = _graph(b.nodes, ["N", 2, 4, 4], x)
+    model.graph.initializer.extend(constants)
+    onnx.save(model, tmp_path / "m.onnx")
+    start = time.perf_counter()
+    assert len(simplify(read_onnx(tmp_path / "m.onnx")).nodes) == 500
+    assert time.perf_counter() - start < 10, "it takes a fraction of a second; this catches the quadratic"

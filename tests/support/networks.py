@@ -70,7 +70,7 @@ class Builder:
         return quantize(graph, ranges)
 
 
-def residual(seed: int, density: float = 1.0, pad_value: float = 0.0, shape=(8, 8, 1), widths=(6, 8)) -> Graph:
+def _residual(seed: int, density: float = 1.0, pad_value: float = 0.0, shape=(8, 8, 1), widths=(6, 8)) -> Builder:
     """A small residual network with every operator we have, odd channel counts and a strided shortcut."""
     b = Builder(shape, seed, density)
     first = b.conv(widths[0], pad_value=pad_value)
@@ -83,7 +83,17 @@ def residual(seed: int, density: float = 1.0, pad_value: float = 0.0, shape=(8, 
     b.add(Op.ADD, left, right, low=0.0)
     b.add(Op.MEAN)
     b.dense(5)
-    return b.int8()
+    return b
+
+
+def residual(*arguments, **options) -> Graph:
+    """The int8 network."""
+    return _residual(*arguments, **options).int8()
+
+
+def residual_float(*arguments, **options) -> Graph:
+    """The same before quantisation."""
+    return _residual(*arguments, **options).float_graph()
 
 
 def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:

@@ -7,6 +7,7 @@
 #define FT_NO_TENSOR 0xFFFFu
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
+#define FT_MAX_KERNEL_HEIGHT 16u
 typedef enum ft_status {
     FT_OK = 0, /* done */
     FT_DONE = 1, /* the last operator has run */
