@@ -23,6 +23,11 @@ from .plan import Plan, make_plan, needed_kernels, scratch_bytes
 from .sparse import Packed
 
 
+MAX_COUNT = 0xFFFF
+MAX_STREAM = SPARSE_ARENA = 1 << 24
+MAX_PIXELS = 1 << 22
+
+
 @dataclass(frozen=True, slots=True)
 class Ftm:
     """A finished file with what the report says about it. `ledger` adds up to len(data)."""
@@ -43,8 +48,22 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
         node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
     }
     plan = make_plan(graph, packed)
+    _check_limits(graph, plan, packed)
     writer = _Writer(graph, plan, packed)
     return Ftm(writer.finish(), plan, packed, tuple(sorted(needed_kernels(packed, graph))), tuple(writer.ledger))
+
+
+def _check_limits(graph: Graph, plan: Plan, packed: Mapping[str, Packed]) -> None:
+    """What a file cannot say and a runtime would refuse; see docs/formats.md."""
+    if len(graph.nodes) > MAX_COUNT or 2 * len(graph.tensors) > MAX_COUNT:
+        raise FedtinyError(f"the network has {len(graph.nodes):,} operators; a .ftm file holds up to {MAX_COUNT // 2:,}")
+    if plan.arena_bytes >= SPARSE_ARENA and any(layer.max_taps for layer in packed.values()):
+        raise FedtinyError(f"the arena needs {plan.arena_bytes:,} bytes; sparse layers reach {SPARSE_ARENA - 1:,}")
+    for node in graph.nodes:
+        if node.name in packed and len(packed[node.name].data) >= MAX_STREAM:
+            raise FedtinyError(f"operator {node.name}: its weights pack into {MAX_STREAM:,} bytes or more")
+        if node.op is Op.MEAN and np.prod(graph.tensors[node.inputs[0]].image[:2]) > MAX_PIXELS:
+            raise FedtinyError(f"operator {node.name}: a mean over more than {MAX_PIXELS:,} pixels")
 
 
 class _Writer:
