@@ -295,6 +295,15 @@ def apply_flags(config: Config, flags: Mapping[str, Scalar]) -> Config:
     return config
 
 
+def recorded(config: Config) -> dict[str, Scalar]:
+    """Return by name every option that the result depends on; no two sections share a name."""
+    return {
+        item.name: getattr(getattr(config, section), item.name)
+        for section, item in options()
+        if item.metadata["recorded"]
+    }
+
+
 def to_toml(config: Config) -> str:
     """Write the configuration, complete, with each option's meaning beside it."""
     lines = []

@@ -50,7 +50,8 @@ def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         note = f"accuracy {line['accuracy']:6.2%}  loss {line['loss']:.3f}"
         progress.update(task, completed=line["round"], note=note)
         for refusal in line["refused"]:
-            console.print(f"round {line['round']}: client {refusal['id']} refused: {refusal['reason']}")
+            text = f"round {line['round']}: client {refusal['id']} refused: {refusal['reason']}"
+            console.print(text, markup=False)
 
     try:
         yield advance

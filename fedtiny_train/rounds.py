@@ -7,6 +7,7 @@ combined in `server`, which weights live in `methods`, and what a file looks lik
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
 from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
-from fedtiny_train.config import Config
+from fedtiny_train.config import Config, recorded
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import method
@@ -25,6 +26,7 @@ from fedtiny_train.seeds import rng
 from fedtiny_train.server import (
     Answers,
     Check,
+    DivergedError,
     State,
     average,
     combine_top,
@@ -126,7 +128,7 @@ def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs
     fit(model, public, masks, schedule, options.lr, local)
     after = models.read(model)
     if not all(np.isfinite(array).all() for array in after.values()):
-        raise FedtinyError(f"training on the public data diverged at lr {options.lr}; use a lower --lr")
+        raise DivergedError(f"training on the public data diverged at lr {options.lr}; use a lower --lr")
     return after
 
 
@@ -177,7 +179,7 @@ def _line(
 ) -> Line:
     accuracy, loss, _ = evaluate(run.setting.spec, state.tensors, run.federation.test)
     if not math.isfinite(loss):
-        raise FedtinyError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
+        raise DivergedError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
     return {
         "round": number,
         "accuracy": accuracy,
@@ -195,40 +197,62 @@ def _line(
 def carry_out(config: Config, folder: Path, progress: Progress, resume: bool = False) -> dict[str, Any]:
     """Carry out a run, or the rest of it, into its folder; call `progress` with each round's line.
 
-    Returns the summary. A new folder is made only when the data and the options have proven usable.
+    Returns the summary. A new folder is made only when the data and the options have proven usable, and does
+    not stay when there is nothing to go on with: no round was completed, or training diverged.
     """
     prepare_torch()
     dataset = data.load(config.data)
-    known = data.fingerprint(dataset)
-    clock = runfolder.Clock()
+    origin = runfolder.Origin(data.fingerprint(dataset), recorded(config))
     with opened(config, dataset) as run:
-        if not resume:
-            runfolder.create(folder, config)
-        found = runfolder.load_state(folder, known)
-        if found is None:
-            state, line = set_up(run)
-            number, lines = 0, [line]
-            _note(folder, lines, 0, state, known)
-        else:
-            number, state = found
-            lines = runfolder.read_metrics(folder, number)
-        for line in lines:
-            progress(line)
+        if resume:
+            return _go_on(run, folder, dataset, origin, progress)
+        runfolder.create(folder, config)
+        try:
+            return _go_on(run, folder, dataset, origin, progress)
+        except Exception as error:
+            if isinstance(error, DivergedError) or not runfolder.has_trained(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _go_on(run: Run, folder: Path, dataset: Dataset, origin: runfolder.Origin, progress: Progress) -> dict[str, Any]:
+    """Train from the folder's resume point, or from the beginning, to the end."""
+    clock = runfolder.Clock()
+    found = runfolder.load_state(folder, origin)
+    if found is None:
+        state, line = set_up(run)
+        number, lines = 0, [line]
+        _note(folder, lines, 0, state, origin)
+    else:
+        number, state = found
+        _check_resumed(run, folder, number, state)
+        lines = runfolder.read_metrics(folder, number)
+    for line in lines:
+        progress(line)
+    clock.lap(number)
+    while number < run.config.train.rounds:
+        number += 1
+        state, line = train_round(run, state, number)
+        lines.append(line)
+        _note(folder, lines, number, state, origin)
+        progress(line)
         clock.lap(number)
-        while number < config.train.rounds:
-            number += 1
-            state, line = train_round(run, state, number)
-            lines.append(line)
-            _note(folder, lines, number, state, known)
-            progress(line)
-            clock.lap(number)
-        return _close(run, state, lines, folder, dataset, clock)
+    return _close(run, state, lines, folder, dataset, clock)
 
 
-def _note(folder: Path, lines: list[Line], number: int, state: State, known: str) -> None:
+def _check_resumed(run: Run, folder: Path, number: int, state: State) -> None:
+    shapes = {name: a.shape for name, a in models.read(models.shared(run.setting.spec)).items()}
+    masked = {name: shapes[name] for name in run.setting.sizes}
+    fits = shapes == {name: a.shape for name, a in state.tensors.items()}
+    fits &= masked == {name: mask.shape for name, mask in state.masks.items()}
+    if not fits or number > run.config.train.rounds:
+        raise FedtinyError(f"{folder}: the resume point of round {number} is not of this run; start a new run")
+
+
+def _note(folder: Path, lines: list[Line], number: int, state: State, origin: runfolder.Origin) -> None:
     # Metrics first: a stop in between leaves a line too many, which resuming drops, and never one too few.
     runfolder.write_metrics(folder, lines)
-    runfolder.save_state(folder, number, state, known)
+    runfolder.save_state(folder, number, state, origin)
 
 
 def _close(

@@ -10,10 +10,12 @@ import datetime
 import importlib.metadata
 import io
 import json
+import math
 import platform
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.atomic import atomic_folder, write_atomically
 from fedtiny_export.errors import FedtinyError
+from fedtiny_export.untrusted import guarded, read_json_object, read_text
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from fedtiny_train.config import Config, to_toml
+from fedtiny_train.config import Config, Scalar, to_toml
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.server import State
 
@@ -32,6 +35,15 @@ SCHEMA = 1
 MASK = "mask/"
 SAMPLES = 100
 Line = dict[str, Any]
+LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run was begun with and must be resumed with: a fingerprint of the data, and the recorded options."""
+
+    data: str
+    options: Mapping[str, Scalar]
 
 
 def to_json(value: object) -> str:
@@ -66,62 +78,145 @@ def check_unfinished(folder: Path) -> None:
         raise FedtinyError(f"{folder} is finished already; start another run with: fedtiny-train {folder}/config.toml")
 
 
-def save_state(folder: Path, number: int, state: State, data: str) -> None:
+def save_state(folder: Path, number: int, state: State, origin: Origin) -> None:
     """Write the resume point of a round, whole or not at all; keep the one before and drop the older ones."""
     tensors: dict[str, npt.NDArray[Any]] = {name: np.asarray(a, order="C") for name, a in state.tensors.items()}
     tensors |= {MASK + name: np.asarray(mask, order="C") for name, mask in state.masks.items()}
-    # safetensors sorts by name; the order of the network is kept apart, since files are written in it.
-    order = {"tensors": list(state.tensors), "masks": list(state.masks)}
-    progress = {"schema": SCHEMA, "round": number, "data": data, "order": order, "memory": state.memory}
-    with atomic_folder(folder / "state" / f"round-{number:05}") as draft:
+    progress = {
+        "schema": SCHEMA,
+        "round": number,
+        "data": origin.data,
+        "options": origin.options,
+        # safetensors sorts by name; the order of the network is kept apart, since files are written in it.
+        "order": {"tensors": list(state.tensors), "masks": list(state.masks)},
+        "memory": state.memory,
+    }
+    with atomic_folder(folder / "state" / _state_name(number)) as draft:
         save_file(dict(sorted(tensors.items())), draft / "model.safetensors")
         write_atomically(draft / "progress.json", to_json(progress))
     for old in _states(folder)[2:]:
         shutil.rmtree(old)
 
 
+def _state_name(number: int) -> str:
+    return f"round-{number:05}"
+
+
 def _states(folder: Path) -> list[Path]:
-    return sorted((folder / "state").glob("round-*"), reverse=True)
+    """Return the resume points, the newest first."""
+    found = (folder / "state").glob("round-*")
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
-def load_state(folder: Path, data: str) -> tuple[int, State] | None:
+def has_trained(folder: Path) -> bool:
+    """Return whether a round of training was completed; round 0 is the set-up."""
+    return any(path.name != _state_name(0) for path in _states(folder))
+
+
+def load_state(folder: Path, origin: Origin) -> tuple[int, State] | None:
     """Return the newest resume point that can be read, or None before the first one.
 
-    The data must be what it was when the run began: `data` is its fingerprint.
+    The data and the options must be what they were when the run began.
     """
     for draft in (folder / "state").glob(".round-*"):
         shutil.rmtree(draft)
-    problem = ""
+    torn: dict[Path, FedtinyError] = {}
     for path in _states(folder):
         try:
-            progress = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-            tensors = load_file(path / "model.safetensors")
-            number, known, order = int(progress["round"]), progress["data"], progress["order"]
-            masks = {name: tensors[MASK + name] for name in order["masks"]}
-            state = State({name: tensors[name] for name in order["tensors"]}, masks, progress["memory"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            problem = f"{path.name}: {error}"
-            shutil.rmtree(path)
+            number, state, began = _read_state(path)
+        except FedtinyError as error:
+            torn[path] = error
             continue
-        if known != data:
-            raise FedtinyError(f"{folder} was begun with other data than there is now; start a new run")
+        _check_origin(folder, began, origin)
+        for other in torn:
+            shutil.rmtree(other)
         return number, state
-    if problem:
-        raise FedtinyError(f"no resume point in {folder}/state can be read ({problem}); start a new run")
+    if torn:
+        raise FedtinyError(f"no resume point can be read; start a new run ({next(iter(torn.values()))})")
     return None
+
+
+def _check_origin(folder: Path, began: Origin, now: Origin) -> None:
+    if began.data != now.data:
+        raise FedtinyError(f"{folder} was begun with other data than there is now; start a new run")
+    for name, value in now.options.items():
+        if began.options.get(name) != value:
+            raise FedtinyError(
+                f"{folder} was begun with {name} {began.options.get(name)!r:.80}, and its config.toml now says "
+                f"{value!r:.80}; put it back, or start a new run"
+            )
+
+
+def _read_state(path: Path) -> tuple[int, State, Origin]:
+    """Return what a resume point holds; raise FedtinyError if it is not what `save_state` writes."""
+    progress = read_json_object(path / "progress.json")
+
+    def read() -> tuple[int, State, Origin]:
+        try:
+            tensors = load_file(path / "model.safetensors")
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
+        number, order, options, memory = (progress[key] for key in ("round", "order", "options", "memory"))
+        if type(number) is not int or path.name != _state_name(number):
+            raise ValueError(f"its round is {number!r:.80}")
+        if not isinstance(options, dict) or not all(isinstance(v, Scalar) for v in options.values()):
+            raise ValueError("its options are no table of values")
+        _check_memory(memory)
+        state = State(
+            {name: tensors[name] for name in order["tensors"]},
+            {name: tensors[MASK + name] for name in order["masks"]},
+            memory,
+        )
+        wrong = [a for a in state.tensors.values() if a.dtype != np.float32]
+        if wrong or any(mask.dtype != np.bool_ for mask in state.masks.values()):
+            raise ValueError("its tensors must be float32 and its masks boolean")
+        return number, state, Origin(str(progress["data"]), options)
+
+    return guarded(path, "a resume point", read)
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+
+
+def _check_memory(memory: Any) -> None:
+    """Check what the summary and the report take from a state's memory."""
+    if not isinstance(memory, dict) or not isinstance(norm := memory.get("normalisation"), dict):
+        raise TypeError("its memory has no normalisation")
+    if not _are_numbers([norm.get(key) for key in ("mean", "std", "min", "max")]):
+        raise ValueError("its normalisation is not finite")
+    if (verdict := memory.get("selection")) is not None:
+        lists = [verdict[key] for key in ("losses", "standard_errors", "accuracies")]
+        if not all(map(_are_numbers, lists)) or len(set(map(len, lists))) != 1:
+            raise ValueError("its selection is no table of candidates")
+        if verdict["chosen"] not in range(len(lists[0])):
+            raise ValueError("it chose a candidate that it does not have")
 
 
 def read_metrics(folder: Path, number: int) -> list[Line]:
     """Return the lines up to a round; those of rounds that a stopped run will do again are dropped."""
-    try:
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
-        kept = [line for line in lines if line["round"] <= number]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FedtinyError(f"{folder}/metrics.jsonl cannot be read: {error}") from None
-    if [line["round"] for line in kept] != list(range(number + 1)):
-        raise FedtinyError(f"{folder}/metrics.jsonl lacks rounds before round {number}; start a new run")
+    path = folder / "metrics.jsonl"
+
+    def read() -> list[Line]:
+        lines = [json.loads(line) for line in read_text(path).splitlines()]
+        kept: list[Line] = [line for line in lines if line["round"] <= number]
+        for index, line in enumerate(kept):
+            _check_line(line, index)
+        return kept
+
+    kept = guarded(path, "the metrics of a run", read)
+    if len(kept) != number + 1:
+        raise FedtinyError(f"{path} lacks rounds before round {number}; start a new run")
     return kept
+
+
+def _check_line(line: Line, number: int) -> None:
+    if line["round"] != number:
+        raise ValueError(f"line {number + 1} is of round {line['round']!r:.80}")
+    if not _are_numbers([line[key] for key in LINE_NUMBERS]) or not isinstance(line["clients"], list):
+        raise ValueError(f"round {number} lacks a number")
+    if not isinstance(line["refused"], list) or not all({"id", "reason"} <= set(one) for one in line["refused"]):
+        raise ValueError(f"round {number} does not say who was refused")
 
 
 def write_metrics(folder: Path, lines: list[Line]) -> None:

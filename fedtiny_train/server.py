@@ -24,6 +24,10 @@ from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.wire import Message, Sparse
 
 
+class DivergedError(FedtinyError):
+    """Training left the finite numbers; to do it again would end the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """The global model: every tensor by name, the mask of each prunable weight, and what a method remembers."""
@@ -72,7 +76,7 @@ def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, 
     body, before = wire.encode(request), wire.encode(kept) if kept else b""
     replies = engine.run([Order(client, body, before) for client in clients])
     good: dict[int, Message] = {}
-    refused = []
+    refused, diverged = [], 0
     for client, reply in zip(clients, replies, strict=True):
         try:
             message = wire.decode(reply)
@@ -80,8 +84,10 @@ def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, 
             good[client] = message
         except FedtinyError as error:
             refused.append(Refusal(client, str(error)))
+            diverged += isinstance(error, DivergedError)
     if not good:
-        raise FedtinyError(
+        kind = DivergedError if diverged == len(refused) else FedtinyError
+        raise kind(
             f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason} "
             "(if training diverged, use a lower --lr)"
         )
@@ -94,13 +100,13 @@ def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
         raise FedtinyError(f"it is a {message.kind!r}, not a {kind!r}")
     for name in numbers:
         if not np.isfinite(message.numbers.get(name, np.nan)):
-            raise FedtinyError(f"{name} is missing or not finite")
+            raise DivergedError(f"{name} is missing or not finite")
     if message.numbers.get("samples", 1) < 1:
         raise FedtinyError(f"it speaks for {message.numbers['samples']} samples")
     for name, tensor in message.tensors.items():
         values = tensor.values if isinstance(tensor, Sparse) else tensor
         if not np.isfinite(values).all():
-            raise FedtinyError(f"{name} holds values that are not finite")
+            raise DivergedError(f"{name} holds values that are not finite")
 
 
 def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optional: Sequence[str] = ()) -> None:

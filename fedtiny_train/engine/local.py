@@ -73,7 +73,7 @@ class Pool:
             return list(self.pool.map(_answer, orders))
         except BrokenProcessPool:
             raise FedtinyError(
-                "a worker process died (out of memory?); go on with --resume and fewer --workers"
+                "a worker process died (out of memory?); use fewer --workers, with --resume if the run folder is there"
             ) from None
 
     def close(self) -> None:

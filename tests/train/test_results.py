@@ -26,8 +26,8 @@ def accuracy(folder: Path, flags: dict) -> float:
 
 @pytest.mark.slow
 def test_fedtiny_on_digits(tmp_path):
-    """At 10 % at least 93 points; at 5 % at least 5 points above a random mask, in the mean over the seeds."""
-    cases = [("fedtiny", 0.1), ("fedtiny", 0.05), ("random", 0.05)]
+    """At 5 % at least 5 points above a random mask, in the mean over the seeds; tests/test_path.py has the 10 %."""
+    cases = [("fedtiny", 0.05), ("random", 0.05)]
     orders = [(method, density, seed) for method, density in cases for seed in SEEDS]
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         waiting = [
@@ -36,6 +36,5 @@ def test_fedtiny_on_digits(tmp_path):
         ]
         found = {order: future.result() for order, future in zip(orders, waiting, strict=True)}
     mean = {case: sum(found[(*case, seed)] for seed in SEEDS) / len(SEEDS) for case in cases}
-    assert min(found["fedtiny", 0.1, seed] for seed in SEEDS) >= 0.93
     assert mean["fedtiny", 0.05] - mean["random", 0.05] >= 0.05
     assert all(found["fedtiny", 0.05, seed] > found["random", 0.05, seed] for seed in SEEDS)

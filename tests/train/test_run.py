@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import tomllib
 import numpy as np
 import onnx
 import pytest
+from fedtiny_export.errors import FedtinyError
+from safetensors.numpy import load_file, save_file
 
 from fedtiny_train import data, rounds, runfolder
 from fedtiny_train.cli import main
 from fedtiny_train.config import DataOptions
+from fedtiny_train.server import DivergedError
 
 
 def summary_of(folder):
@@ -194,26 +198,152 @@ def test_resume_refuses_what_it_cannot_go_on_with(run, tools, tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+NORM = {"normalisation": {"mean": 0.1, "std": 1.0, "min": 0.0, "max": 1.0}}
+
+
 def test_resume_refuses_other_data(tmp_path):
     dataset = data.load(DataOptions())
     known = data.fingerprint(dataset)
-    state = rounds.State({"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.bool_)})
-    runfolder.save_state(tmp_path, 4, state, known)
-    assert runfolder.load_state(tmp_path, known)[0] == 4
-    with pytest.raises(runfolder.FedtinyError, match="begun with other data"):
-        runfolder.load_state(tmp_path, known[::-1])
+    state = rounds.State({"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.bool_)}, NORM)
+    runfolder.save_state(tmp_path, 4, state, runfolder.Origin(known, {}))
+    assert runfolder.load_state(tmp_path, runfolder.Origin(known, {}))[0] == 4
+    with pytest.raises(FedtinyError, match="begun with other data"):
+        runfolder.load_state(tmp_path, runfolder.Origin(known[::-1], {}))
 
 
 def test_state_survives_the_disk(tmp_path):
     tensors = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.array(2.5, np.float32)}
-    state = rounds.State(tensors, {"a.weight": np.array([[True, False, True]] * 2)}, {"normalisation": {"mean": 0.1}})
-    for number in range(5):
-        runfolder.save_state(tmp_path, number, state, "d")
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["round-00003", "round-00004"]
-    number, back = runfolder.load_state(tmp_path, "d")
-    assert (number, back.memory) == (4, state.memory)
+    state = rounds.State(tensors, {"a.weight": np.array([[True, False, True]] * 2)}, NORM)
+    origin = runfolder.Origin("d", {"seed": 3, "lr": 0.1 + 0.2, "data": "ç", "selection": True})
+    for number in range(99_998, 100_002):
+        runfolder.save_state(tmp_path, number, state, origin)
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["round-100000", "round-100001"]
+    number, back = runfolder.load_state(tmp_path, origin)
+    assert (number, back.memory) == (100_001, state.memory)
     assert all(np.array_equal(back.tensors[n], a) and back.tensors[n].shape == a.shape for n, a in tensors.items())
     assert back.masks["a.weight"].dtype == np.bool_
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tools, tmp_path_factory):
+    """A run that was stopped after round 2 of 3."""
+    train, _, _, small_flags = tools
+    out, note = tmp_path_factory.mktemp("stopped") / "run", rounds._note
+
+    def note_and_die(folder, lines, number, *rest):
+        note(folder, lines, number, *rest)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "_note", note_and_die)
+        assert train(*small_flags, "--out", out) == 130
+    return out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("seed = 0", "seed = 7", "begun with seed 0, and its config.toml now says 7"),
+        ("clients = 3", "clients = 4", "begun with clients 3, and its config.toml now says 4"),
+        ("rounds = 3", "rounds = 9", "begun with rounds 3, and its config.toml now says 9"),
+        ("width = 4", "width = 8", "begun with width 4, and its config.toml now says 8"),
+        ("lr = 0.1", "lr = 0.2", "begun with lr 0.1, and its config.toml now says 0.2"),
+        ("rounds = 3", "rounds = " + "[" * 100_000, "not TOML"),
+    ],
+)
+def test_resume_refuses_another_configuration(stopped_run, tools, tmp_path, capsys, old, new, reason):
+    train, _, contents, _ = tools
+    out = shutil.copytree(stopped_run, tmp_path / "run")
+    path = out / "config.toml"
+    text = path.read_text()
+    assert f"\n{old} " in text
+    path.write_text(text.replace(f"\n{old} ", f"\n{new} "))
+    before = contents(out)
+    assert train("--resume", out) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert contents(out) == before
+
+
+def broken_progress(change):
+    def apply(out):
+        for path in out.glob("state/*/progress.json"):
+            progress = json.loads(path.read_text())
+            change(progress)
+            path.write_text(json.dumps(progress))
+
+    return apply
+
+
+def broken_metrics(change):
+    def apply(out):
+        path = out / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line | change) + "\n" for line in lines))
+
+    return apply
+
+
+def broken_tensors(change):
+    def apply(out):
+        for path in out.glob("state/*/model.safetensors"):
+            save_file({name: change(name, array) for name, array in load_file(path).items()}, path)
+
+    return apply
+
+
+def nested(name):
+    def apply(out):
+        for path in out.rglob(name):
+            path.write_text("[" * 100_000)
+
+    return apply
+
+
+def far_ahead(out):
+    newest, older = sorted(out.glob("state/round-*"), reverse=True)
+    shutil.rmtree(older)
+    newest.rename(newest.with_name(f"round-{10**9}"))
+    broken_progress(lambda p: p.update(round=10**9))(out)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        broken_progress(lambda p: p.update(memory=[])),
+        broken_progress(lambda p: p.update(memory={"normalisation": {"mean": "x"}})),
+        broken_progress(lambda p: p["memory"].update(selection={"chosen": 9})),
+        broken_progress(lambda p: p.update(round=10**9)),
+        broken_progress(lambda p: p.update(round=True)),
+        broken_progress(lambda p: p.update(options=[])),
+        broken_progress(lambda p: p.pop("options")),
+        broken_progress(lambda p: p.update(order={"tensors": [[]], "masks": 3})),
+        broken_progress(lambda p: p["order"]["tensors"].pop()),
+        far_ahead,
+        broken_metrics({"accuracy": "high"}),
+        broken_metrics({"loss": None}),
+        broken_metrics({"refused": [3]}),
+        broken_metrics({"round": 10**9}),
+        broken_tensors(lambda name, array: array.astype(np.float64)),
+        broken_tensors(lambda name, array: array[..., None]),
+        nested("progress.json"),
+        nested("metrics.jsonl"),
+        nested("model.safetensors"),
+    ],
+)
+def test_resume_refuses_a_damaged_folder_in_one_line_and_leaves_it(stopped_run, tools, tmp_path, capsys, damage):
+    train, _, contents, _ = tools
+    out = shutil.copytree(stopped_run, tmp_path / "run")
+    damage(out)
+    before = contents(out)
+    assert train("--resume", out) == 1
+    error = capsys.readouterr().err
+    assert str(out) in error
+    assert error.count("\n") == 1
+    assert len(error) < 600
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("method", ["random", "fedavg"])
@@ -283,12 +413,44 @@ def test_json_on_stdout_is_the_summary(tools, tmp_path, capsysbinary):
 
 
 @pytest.mark.parametrize("public", ["holdout:40", "none"])
-def test_training_that_diverges_says_so(tools, tmp_path, capsys, public):
+def test_training_that_diverges_says_so_and_leaves_no_folder(tools, tmp_path, capsys, public):
     train, _, _, flags = tools
-    assert train(*flags, "--lr", "1e30", "--public", public, "--out", tmp_path / "out") == 1
+    flags = [*flags, "--public", public, "--rounds", "1", "--out", tmp_path / "out"]
+    assert train(*flags, "--lr", "1e30") == 1
     error = capsys.readouterr().err
     assert "lower --lr" in error
-    assert not (tmp_path / "out" / "summary.json").exists()
+    assert not (tmp_path / "out").exists()
+    assert train(*flags) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "at", "stays"),
+    [(DivergedError, 2, False), (FedtinyError, 2, True), (OSError, 1, False), (KeyboardInterrupt, 1, True)],
+)
+def test_a_failed_run_leaves_its_folder_only_if_it_can_go_on(tools, tmp_path, monkeypatch, error, at, stays):
+    train, _, _, flags = tools
+    train_round = rounds.train_round
+
+    def fail(run, state, number):
+        if number == at:
+            raise error("it broke")
+        return train_round(run, state, number)
+
+    monkeypatch.setattr(rounds, "train_round", fail)
+    assert train(*flags, "--out", tmp_path / "out") != 0
+    assert (tmp_path / "out").exists() == stays
+
+
+def test_a_resumed_run_that_fails_stays(stopped_run, tools, tmp_path, monkeypatch):
+    train, _, contents, _ = tools
+    out = shutil.copytree(stopped_run, tmp_path / "run")
+
+    def fail(run, state, number):
+        raise DivergedError("it broke")
+
+    monkeypatch.setattr(rounds, "train_round", fail)
+    assert train("--resume", out) == 1
+    assert contents(out) == contents(stopped_run)
 
 
 def test_nothing_is_pickled(run):
