@@ -5,5 +5,6 @@
 #define FT_PLACE_MODEL
 #define FT_PLACE_INPUTS
 #define FT_PLACE_OUTPUTS
+#define FT_PLACE_LABELS
 
 #endif

@@ -6,5 +6,6 @@
 #define FT_PLACE_MODEL __attribute__((section(".irom.text.ft_model")))
 #define FT_PLACE_INPUTS __attribute__((section(".irom.text.ft_golden_inputs")))
 #define FT_PLACE_OUTPUTS __attribute__((section(".irom.text.ft_golden_outputs")))
+#define FT_PLACE_LABELS /* read by bytes */
 
 #endif
