@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .devices import Device
 from .elf import Image, read_image
 from .emulator import Run, build, build_with_pio, require_tools, run
 from .errors import FedtinyError, ToolMissingError
+from .untrusted import guarded, read_arrays
 
 MEASURED_ELF, MEASURED_RUN = "measured-elf", "measured-run"
 LOG_SCHEMA = 1
@@ -38,21 +38,26 @@ _LOG_NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured. `outputs` holds the results of the inputs asked for, one sample a row."""
+    """What was measured. `outputs` holds the results of the inputs asked for, one sample a row.
+
+    `model_crc32` is that of the model inside the firmware, as the device says.
+    """
 
     figures: tuple[FigureTuple, ...]
     golden_equal: bool
     first_difference: str | None
     outputs: NDArray[np.int8] | None
+    model_crc32: int
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Inputs and the outputs they must give, int8, one sample a row."""
+    """Inputs and the outputs they must give, int8, one sample a row; `shape` is that of one input, channels last."""
 
     inputs: NDArray[np.int8]
     outputs: NDArray[np.int8]
+    shape: tuple[int, ...]
 
 
 def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, use_pio: bool = False) -> Measured | None:
@@ -78,35 +83,35 @@ def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, us
         golden_equal=difference is None,
         first_difference=difference,
         outputs=None if given is None else outputs[golden.outputs.shape[0] :],
+        model_crc32=log["model_crc32"],
         notes=() if result.uncounted is None else (result.uncounted,),
     )
 
 
 def read_golden(path: Path) -> Golden:
     """Read an export's golden.npz."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            inputs, outputs = data["inputs"], data["outputs"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FedtinyError(f"{path}: not usable golden vectors: {error}") from None
-    for name, array in (("inputs", inputs), ("outputs", outputs)):
-        if array.dtype != np.int8 or array.ndim < 2 or array.size == 0:
+    arrays = read_arrays(path)
+    for name in ("inputs", "outputs"):
+        array = arrays.get(name)
+        if array is None or array.dtype != np.int8 or array.ndim < 2 or array.size == 0:
             raise FedtinyError(f"{path}: {name} is no int8 array with one sample a row; export again")
+    inputs, outputs = arrays["inputs"], arrays["outputs"]
     if inputs.shape[0] != outputs.shape[0]:
         raise FedtinyError(f"{path}: {inputs.shape[0]} inputs, but {outputs.shape[0]} outputs; export again")
-    return Golden(inputs.reshape(inputs.shape[0], -1), outputs.reshape(outputs.shape[0], -1))
+    count, shape = inputs.shape[0], inputs.shape[1:]
+    return Golden(inputs.reshape(count, -1), outputs.reshape(count, -1), shape)
 
 
 def _flat_inputs(inputs: NDArray[np.int8] | None, golden: Golden) -> NDArray[np.int8] | None:
     if inputs is None:
         return None
-    count = inputs.shape[0] if inputs.ndim > 0 else 0
-    if inputs.dtype != np.int8 or count == 0 or inputs.size != count * golden.inputs.shape[1]:
-        raise FedtinyError(
-            f"inputs are {inputs.dtype} of shape {inputs.shape}; the model takes int8, first axis: sample, "
-            f"{golden.inputs.shape[1]} values a sample"
-        )
-    return inputs.reshape(count, -1)
+    shapes = [golden.shape, golden.inputs.shape[1:]]
+    if golden.shape[-1] == 1 and len(golden.shape) > 1:
+        shapes.insert(1, golden.shape[:-1])
+    if inputs.dtype != np.int8 or inputs.size == 0 or inputs.shape[1:] not in shapes:
+        known = " or ".join(str(("n", *shape)).replace("'", "") for shape in dict.fromkeys(shapes))
+        raise FedtinyError(f"inputs are {inputs.dtype} of shape {inputs.shape}; the model takes int8 of shape {known}")
+    return inputs.reshape(inputs.shape[0], -1)
 
 
 def elf_figures(image: Image, device: Device) -> tuple[FigureTuple, ...]:
@@ -172,9 +177,10 @@ def read_log(text: str, model: bytes | None = None) -> Measured:
     figures = tuple((name, value, unit, None, MEASURED_RUN) for name, value, unit in numbers if value is not None)
     difference = None
     if not log["passed"]:
-        where = [log.get(name) for name in ("vector", "byte", "got", "expected")]
-        difference = "vector {} byte {} is {}, not {}".format(*where)
-    return Measured(figures, difference is None, difference, None)
+        where = [log[name] for name in ("vector", "byte", "got", "expected") if name in log]
+        known = len(where) == 4
+        difference = "vector {} byte {} is {}, not {}".format(*where) if known else "the device does not say where"
+    return Measured(figures, difference is None, difference, None, log["model_crc32"])
 
 
 def _parse_log(text: str) -> Mapping[str, int]:
@@ -186,10 +192,7 @@ def _parse_log(text: str) -> Mapping[str, int]:
     line, checksum = found[-1]
     if zlib.crc32(line.encode("utf-8")) != int(checksum, 16):
         raise FedtinyError("the device's report has a wrong checksum: it was damaged on the way; try again")
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise FedtinyError(f"the device's report is no JSON: {error}") from None
+    values = guarded(Path("the device's report"), "readable JSON", lambda: json.loads(line))
     if values.get("schema") != LOG_SCHEMA:
         raise FedtinyError(f"the device's report has schema {values.get('schema')!r}; this version reads {LOG_SCHEMA}")
     for name in _LOG_NUMBERS:

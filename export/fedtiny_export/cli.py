@@ -108,6 +108,11 @@ def check_main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give one export folder, or --diff A B")
     if (options.inputs is None) != (options.outputs is None):
         parser.error("--inputs and --outputs go together")
+    running = [name for name in ("inputs", "outputs", "pio", "require_run") if getattr(options, name)]
+    if running and (options.log or options.diff):
+        parser.error(f"--{running[0].replace('_', '-')} is for running a firmware: leave out --log and --diff")
+    if options.log and options.diff:
+        parser.error("give --log or --diff, not both")
     sys.exit(run_command(lambda: _check(options)))
 
 

@@ -7,6 +7,7 @@ The flags are those of `pio run` (project.py declares them once). What the firmw
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from .assets import asset_root
 from .devices import Device
 from .elf import Image
-from .errors import FedtinyError, ToolMissingError
+from .errors import FedtinyError, OverBudgetError, ToolMissingError
 from .project import SUPPORT, BuildSettings, build_settings
 
 PACKAGES = {
@@ -41,6 +42,8 @@ RUN_SECONDS_PER_SAMPLE = 2
 COUNTED = "ft_invoke"
 COUNTED_FROM = "ft_port_invoke"
 MAX_TEXT_BYTES = 1 << 20
+# What a linker's complaint is about; the lines beside these only say that it complained.
+LINK_REASONS = ("undefined reference", "cannot find", "multiple definition", "will not fit", "overlaps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ def build(folder: Path, device: Device) -> Firmware:
         objects = _compile(folder, settings, Path(name))
         link = [
             *(compiler, *settings.cflags, *settings.link_flags),
-            *("-T", str(folder / SUPPORT / settings.linker_script), f"-Wl,-Map={firmware.map}"),
+            *("-T", str(folder / SUPPORT / settings.linker_script)),
+            *("-Xlinker", f"-Map={firmware.map}"),  # -Wl would split the path at a comma
             *(*map(str, objects), "-o", str(firmware.elf)),
         ]
         _call(link, "the firmware does not link", folder)
@@ -162,9 +166,20 @@ def _call(command: Sequence[str], fault: str, folder: Path) -> None:
     text = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
     if "nano.specs" in text or "string.h: No such file" in text:
         raise ToolMissingError("the compiler has no C library: install the Debian package libnewlib-arm-none-eabi")
+    overflows = dict(re.findall(r"region [`'](\w+)' overflowed by (\d+) bytes", text))
+    if overflows:
+        said = ", ".join(f"{int(size):,} bytes too many in {region}" for region, size in overflows.items())
+        raise OverBudgetError(f"{folder}: the firmware does not fit the board: {said}")
+    raise FedtinyError(f"{folder}: {fault}: {'; '.join(_telling_lines(text)[:3])[:600]}")
+
+
+def _telling_lines(text: str) -> list[str]:
+    """A failed build's output, the reasons before the verdicts."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower() or "overflowed" in line or "will not fit" in line]
-    raise FedtinyError(f"{folder}: {fault}: {'; '.join((telling or lines or ['no message'])[:3])[:600]}")
+    reasons = [line for line in lines if any(reason in line for reason in LINK_REASONS)]
+    errors = [line for line in lines if "error" in line.lower() and line not in reasons]
+    errors.sort(key=lambda line: line.startswith("collect2"))
+    return reasons + errors or lines or ["no message"]
 
 
 def run(firmware: Firmware, image: Image, device: Device, inputs: NDArray[np.int8], output_bytes: int) -> Run:

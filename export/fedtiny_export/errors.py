@@ -2,6 +2,7 @@
 
     FedtinyError        1   something read from a file, a device or a client is not usable
       UsageError        2   the command line asks for something that does not exist
+      OverBudgetError   3   a firmware does not link, because it does not fit the board's memory
       ToolMissingError  6   a compiler, emulator or optional package is not installed
 
 Each message names the thing, the limit and the remedy in one line.
@@ -25,6 +26,12 @@ class UsageError(FedtinyError):
     """What was asked for does not exist."""
 
     exit_code = 2
+
+
+class OverBudgetError(FedtinyError):
+    """What was built does not fit the board."""
+
+    exit_code = 3
 
 
 class ToolMissingError(FedtinyError):

@@ -141,7 +141,7 @@ def selftest_bytes(input_bytes: int, output_bytes: int, available: int) -> int:
 
 
 def label_bytes(labels: Iterable[str]) -> int:
-    """Flash that the labels take."""
+    """Flash that the labels take: whole words, which is how the linker scripts place them."""
     return len(_label_text(labels))
 
 
@@ -163,13 +163,8 @@ def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, b
     """Every file of a project with its bytes; the same arguments give the same bytes."""
     firmware = asset_root() / "firmware"
     library = PurePosixPath("lib/fedtiny")
-    names = _names(device, artifacts)
-    files: dict[PurePosixPath, bytes] = {}
-    for layer in _layers(device):
-        for path, content in _files(firmware / "templates" / "platformio" / layer):
-            if path.suffix == ".in":
-                path, content = path.with_suffix(""), _fill(content, names)
-            files[path] = content
+    names = {**_board_names(device), **_model_names(artifacts)}
+    files = {path: _fill(template, names) for path, template in _templates(device)}
     for path, content in _files(firmware / "include"):
         files[library / "include" / path] = content
     for path, content in _files(firmware / "src"):
@@ -178,6 +173,22 @@ def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, b
     files[library / "library.json"] = _library_json(firmware / "library.json", device)
     files.update(_emulator_files(device) if device.emulator is not None else {})
     return files
+
+
+def changed_user_files(folder: Path, device: Device) -> list[str]:
+    """The user's files of a project that are no longer, or not yet, as an export writes them."""
+    names = _board_names(device)
+    written = {path: _fill(text, names) for path, text in _templates(device) if path.parts[0] in USER_FILES}
+    there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
+    found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
+    return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
+
+
+def _templates(device: Device) -> Iterator[tuple[PurePosixPath, str | bytes]]:
+    """Every file of the board's layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
+    for layer in _layers(device):
+        for path, content in _files(asset_root() / "firmware" / "templates" / "platformio" / layer):
+            yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
 
 
 def _layers(device: Device) -> tuple[str, ...]:
@@ -199,20 +210,25 @@ def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             yield PurePosixPath(path.relative_to(folder).as_posix()), path.read_bytes()
 
 
-def _fill(content: bytes, names: Mapping[str, str]) -> bytes:
-    return Template(content.decode("utf-8")).substitute(names).encode("utf-8")
+def _fill(content: str | bytes, names: Mapping[str, str]) -> bytes:
+    return content if isinstance(content, bytes) else Template(content).substitute(names).encode("utf-8")
 
 
-def _names(device: Device, artifacts: Artifacts) -> dict[str, str]:
-    """Everything a template may name."""
+def _board_names(device: Device) -> dict[str, str]:
+    """What any template may name; the user's files name nothing else, so that they are the same for every model."""
     pio = device.platformio
-    given, made = artifacts.input, artifacts.output
     return {
         "exporter": __version__,
         "board": device.id,
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+    }
+
+
+def _model_names(artifacts: Artifacts) -> dict[str, str]:
+    given, made = artifacts.input, artifacts.output
+    return {
         "format_version": str(abi.VERSION),
         "model_bytes": str(len(artifacts.ftm)),
         "model_crc32": f"{zlib.crc32(artifacts.ftm):#010x}",

@@ -46,6 +46,7 @@ def write_export(folder: Path, board: str, made: Artifacts | None = None) -> Art
     made = artifacts() if made is None else made
     folder.mkdir(parents=True, exist_ok=True)
     write_project(folder, load_device(board), made)
-    np.savez(folder / "golden.npz", inputs=made.golden_inputs, outputs=made.golden_outputs)
+    inputs = made.golden_inputs.reshape(-1, *made.input.shape)
+    np.savez(folder / "golden.npz", inputs=inputs, outputs=made.golden_outputs)
     (folder / "model.ftm").write_bytes(made.ftm)
     return made

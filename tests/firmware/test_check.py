@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedtiny_export.devices import load_device
 from fedtiny_export.errors import FedtinyError
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import samples
+from networks import residual, samples
 from small_project import GRAPH, artifacts, write_export
 
 DEVICE = load_device("qemu-m4")
@@ -42,7 +43,10 @@ def tools(need_tool):
 
 
 def line(**fields) -> str:
-    text = json.dumps({**FIELDS, **fields}, separators=(",", ":"))
+    return _line(json.dumps({**FIELDS, **fields}, separators=(",", ":")))
+
+
+def _line(text: str) -> str:
     return f"FEDTINY {text} {zlib.crc32(text.encode()):08x}\r\n"
 
 
@@ -143,16 +147,39 @@ def test_without_a_compiler_nothing_is_measured(tmp_path, monkeypatch):
     assert measure(tmp_path, DEVICE, None) is None
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8, 2), (0, 8, 8, 1), (64,), (2, 63)])
+@pytest.mark.parametrize(
+    "shape", [(3, 8, 8, 2), (0, 8, 8, 1), (64,), (), (2, 63), (2, 1, 8, 8), (2, 16, 4), (1, 64, 1)]
+)
 def test_inputs_of_another_shape_are_refused(tmp_path, shape):
     write_export(tmp_path, "qemu-m4")
-    with pytest.raises(FedtinyError, match="the model takes int8, first axis: sample, 64 values a sample"):
+    expected = re.escape("the model takes int8 of shape (n, 8, 8, 1) or (n, 8, 8) or (n, 64)")
+    with pytest.raises(FedtinyError, match=expected):
         measure(tmp_path, DEVICE, np.zeros(shape, np.int8))
+
+
+def test_channels_first_and_floats_are_refused(tmp_path):
+    write_export(tmp_path, "qemu-m4", artifacts(residual(seed=1, density=0.3, shape=(8, 6, 3))))
+    for inputs in (np.zeros((2, 3, 8, 6), np.int8), np.zeros((2, 6, 8, 3), np.int8), np.zeros((2, 8, 6, 3))):
+        with pytest.raises(FedtinyError, match=re.escape("of shape (n, 8, 6, 3) or (n, 144)")):
+            measure(tmp_path, DEVICE, inputs)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 8, 8), (2, 64)])
+def test_a_sample_may_be_given_in_these_shapes(tmp_path, monkeypatch, shape):
+    write_export(tmp_path, "qemu-m4")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert measure(tmp_path, DEVICE, np.zeros(shape, np.int8)) is None
 
 
 def _npz(**arrays) -> bytes:
     data = io.BytesIO()
     np.savez(data, **arrays)
+    return data.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    np.save(data, array)
     return data.getvalue()
 
 
@@ -163,6 +190,9 @@ BAD_GOLDEN = {
     "floats": _npz(inputs=np.zeros((1, 4)), outputs=np.zeros((1, 2), np.int8)),
     "one axis": _npz(inputs=np.zeros(4, np.int8), outputs=np.zeros(4, np.int8)),
     "counts differ": _npz(inputs=np.zeros((2, 4), np.int8), outputs=np.zeros((3, 4), np.int8)),
+    "a single array": _npy(np.zeros((2, 4), np.int8)),
+    "10^12 rows": _npy(np.zeros((2, 4), np.int8)).replace(b"(2, 4), }" + b" " * 15, b"(1000000000000, 4), }   "),
+    "cut off": _npz(inputs=np.zeros((9, 4), np.int8), outputs=np.zeros((9, 4), np.int8))[:150],
     "pickle": _npz(inputs=np.array([object()]), outputs=np.zeros((1, 2), np.int8)),
 }
 
@@ -188,6 +218,13 @@ def test_a_log_of_a_failed_self_test_says_where():
     assert measured.first_difference == "vector 2 byte 7 is -5, not 4"
 
 
+def test_a_log_of_a_failed_self_test_may_not_say_where():
+    for details in ({}, {"vector": 2, "byte": 7}, {"vector": None, "byte": 1, "got": 2, "expected": 3}):
+        measured = read_log(line(passed=0, **details))
+        assert not measured.golden_equal
+        assert measured.first_difference == "the device does not say where"
+
+
 def test_a_log_of_another_model_is_refused():
     assert read_log(line(), model=b"model").golden_equal
     with pytest.raises(FedtinyError, match="another model"):
@@ -205,6 +242,7 @@ BAD_LOGS = {
     line(arena_bytes="5"): "arena_bytes",
     line(arena_bytes=True): "arena_bytes",
     line(passed=None): "passed",
+    _line('{"schema":' + "[" * 1900 + "}"): "not readable JSON",
 }
 
 

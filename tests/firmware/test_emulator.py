@@ -12,7 +12,8 @@ from fedtiny_export import emulator
 from fedtiny_export.devices import Device, Memory, load_device
 from fedtiny_export.elf import FLASH_PARTS, RAM_PARTS, bytes_by_object, read_image
 from fedtiny_export.emulator import build, require_tools, run
-from fedtiny_export.errors import FedtinyError, ToolMissingError
+from fedtiny_export.errors import FedtinyError, OverBudgetError, ToolMissingError
+from fedtiny_export.project import label_bytes, selftest_bytes
 from small_project import STRICT, artifacts, write_export
 
 START = "int main(void) {"
@@ -123,8 +124,28 @@ def test_a_firmware_that_never_ends_is_ended(project, monkeypatch):
 
 def test_a_firmware_too_large_for_the_part_does_not_link(project):
     change_main(project, "if (large[5] != 0) return 9;", before="volatile char large[192 * 1024];")
-    with pytest.raises(FedtinyError, match=r"region .?RAM.? overflowed"):
+    with pytest.raises(OverBudgetError, match=r"does not fit the board: [\d,]+ bytes too many in RAM$") as caught:
         build(project, DEVICE)
+    assert caught.value.exit_code == 3
+    change_main(project, "", before="static const char constant[1024 * 1024] = {1};")
+    path = project / "src" / "main.c"
+    path.write_text(path.read_text().replace("large[5]", "large[constant[(unsigned char)large[5]]]"))
+    with pytest.raises(OverBudgetError, match=r"[\d,]+ bytes too many in FLASH, [\d,]+ bytes too many in RAM$"):
+        build(project, DEVICE)
+
+
+def test_a_link_error_says_what_is_missing(project):
+    shutil.rmtree(project / "src")
+    with pytest.raises(FedtinyError, match=r"does not link: [^;]*undefined reference to [`']main'"):
+        build(project, DEVICE)
+
+
+def test_a_folder_s_name_may_hold_anything(tmp_path):
+    folder = tmp_path / "x,y = 'z' $1"
+    write_export(folder, "qemu-m4")
+    result = run_project(folder)
+    assert result.exit_code == 0, result.text
+    assert len(result.counts) == 6
 
 
 def test_every_region_size_can_be_enforced(project):
@@ -157,6 +178,31 @@ def test_the_parts_add_up_to_the_sections(project):
     assert end == image.flash_bytes, "there is a gap between sections in flash"
     first = min(in_ram, key=lambda s: s.address)
     assert first.name == ".stack", "an overflowing stack must leave RAM"
+
+
+@pytest.mark.parametrize("letters", range(1, 10))
+def test_tables_take_what_is_planned_wherever_they_lie(tmp_path, letters):
+    """Nor is there a gap beside them, whatever else the user's constants are aligned to."""
+    made = artifacts(labels=("x" * letters, "", "abc"))
+    write_export(tmp_path, "qemu-m4", made)
+    wide = "static const long long wide[2] = {1, 2};\nstatic volatile long long data[2] = {1, 2};"
+    change_main(tmp_path, "if (wide[data[0]] == 5) return 9;", before=wide)
+    image = read_image(build(tmp_path, DEVICE).elf, DEVICE)
+    assert image.flash["labels"] == label_bytes(made.labels)
+    assert image.flash["selftest"] == selftest_bytes(made.input.elements, made.output.elements, 6)
+    assert image.flash["model"] == len(made.ftm)
+    in_flash = sorted((s for s in image.sections if s.address < 0x2000_0000), key=lambda s: s.address)
+    ends = [0, *(s.address + s.size for s in in_flash)]
+    assert [s.address for s in in_flash] == ends[:-1]
+    assert image.flash["data"] == 16
+    assert _load_address(tmp_path, ".data") == ends[-1]
+
+
+def _load_address(folder, section: str) -> int:
+    command = ["arm-none-eabi-objdump", "-h", str(folder / ".fedtiny" / "firmware.elf")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    row = next(line.split() for line in shown.splitlines() if line.split()[1:2] == [section])
+    return int(row[4], 16)
 
 
 def test_the_map_attributes_all_code(project):

@@ -14,7 +14,14 @@ from fedtiny_export.abi import Kernel
 from fedtiny_export.assets import asset_root
 from fedtiny_export.devices import Platformio, all_devices, load_device
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.project import label_bytes, project_files, selftest_bytes, selftest_vectors, write_project
+from fedtiny_export.project import (
+    changed_user_files,
+    label_bytes,
+    project_files,
+    selftest_bytes,
+    selftest_vectors,
+    write_project,
+)
 from small_project import STRICT, artifacts, write_export
 
 BOARDS = [device.id for device in all_devices()]
@@ -103,6 +110,18 @@ def test_a_second_export_renews_what_is_generated_only(tmp_path):
     assert (tmp_path / "lib" / "other" / "other.c").exists()
     assert not (tmp_path / "lib" / "fedtiny" / "src" / "stale.c").exists()
     assert "'a', 0," in (tmp_path / "lib" / "fedtiny" / "src" / "model.c").read_text()
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_user_s_changes_are_known(tmp_path, board):
+    device = load_device(board)
+    write_export(tmp_path, board)
+    assert changed_user_files(tmp_path, device) == []
+    (tmp_path / "src" / "sub").mkdir()
+    (tmp_path / "src" / "sub" / "own.c").write_text("int own;\n")
+    (tmp_path / "include" / "own.h").write_text("/* what src/ does not use takes no room */\n")
+    (tmp_path / "platformio.ini").unlink()
+    assert changed_user_files(tmp_path, device) == ["platformio.ini", "src/sub/own.c"]
 
 
 def test_only_the_kernels_used_are_in_the_table():
