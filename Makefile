@@ -11,7 +11,7 @@ demo: setup
 	rm -rf runs/demo build/demo
 	$(BIN)/fedtiny-train --seed $(DEMO_SEED) --out runs/demo
 	$(BIN)/fedtiny-export runs/demo --target qemu-m4 --out build/demo/qemu-m4 > /dev/null
-	$(BIN)/fedtiny-check build/demo/qemu-m4 || test $$? -eq 6
+	$(BIN)/fedtiny-check build/demo/qemu-m4
 	$(BIN)/fedtiny-export runs/demo --target esp32 --out build/demo/esp32
 	@echo "look at: build/demo/esp32/report.html, build/demo/qemu-m4/report.html and runs/demo/report.html"
 	@tail -n 6 build/demo/esp32/report.txt
