@@ -56,7 +56,9 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
 def _check_limits(graph: Graph, plan: Plan, packed: Mapping[str, Packed]) -> None:
     """What a file cannot say and a runtime would refuse; see docs/formats.md."""
     if len(graph.nodes) > MAX_COUNT or 2 * len(graph.tensors) > MAX_COUNT:
-        raise FedtinyError(f"the network has {len(graph.nodes):,} operators; a .ftm file holds up to {MAX_COUNT // 2:,}")
+        raise FedtinyError(
+            f"the network has {len(graph.nodes):,} operators; a .ftm file holds up to {MAX_COUNT // 2:,}"
+        )
     if plan.arena_bytes >= SPARSE_ARENA and any(layer.max_taps for layer in packed.values()):
         raise FedtinyError(f"the arena needs {plan.arena_bytes:,} bytes; sparse layers reach {SPARSE_ARENA - 1:,}")
     for node in graph.nodes:
