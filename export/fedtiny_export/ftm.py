@@ -22,7 +22,6 @@ from .ir import Graph, Node, Op
 from .plan import Plan, make_plan, needed_kernels, scratch_bytes
 from .sparse import Packed
 
-
 MAX_COUNT = 0xFFFF
 MAX_STREAM = SPARSE_ARENA = 1 << 24
 MAX_PIXELS = 1 << 22
