@@ -179,6 +179,8 @@ def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
             f"unknown {item.name} {value!r}{nearest(str(value), facts['choices'])}; "
             f"known: {', '.join(facts['choices'])}"
         )
+    if isinstance(value, str) and any(c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{item.name} is {value!r}; config.toml cannot hold such a character: rename it")
     if isinstance(value, str | bool):
         return
     if isinstance(value, float) and not math.isfinite(value):

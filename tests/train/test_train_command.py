@@ -48,6 +48,7 @@ def test_help_answers_without_torch_or_numpy():
         (["--lr-final", "inf"], 2, "lr_final is inf; it must be a finite number"),
         (["--weight-decay", "inf"], 2, "weight_decay is inf; it must be a finite number"),
         (["--weight-decay", "nan"], 2, "weight_decay is nan; it must be a finite number"),
+        (["--data", "b\udcff.npz"], 2, r"data is 'b\udcff.npz'; config.toml cannot hold such a character"),
         (["--momentum", "nan"], 2, "momentum is nan; it must be a finite number"),
         (["--participation", "0"], 2, "participation is 0.0; it must be above 0"),
         (["--partition", "dirichlet"], 2, "partition dirichlet needs a number"),
