@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,7 +24,8 @@ MAX_TEXT_BYTES = 256 << 20
 # All that json, zipfile and numpy are known to raise on damaged or hostile content.
 _FAULTS = (
     *(ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError, RuntimeError, NotImplementedError),
-    *(OverflowError, MemoryError, RecursionError, SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(OverflowError, MemoryError, RecursionError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
