@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fedtiny_train import __version__, calibrate, models
 from fedtiny_train.server import Check, State, evaluate, need, need_shapes
 from fedtiny_train.session import Run, Traffic
+from fedtiny_train.trace import norm_behind
 from fedtiny_train.wire import Message
 
 
@@ -82,6 +83,19 @@ def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | 
     return found
 
 
+def folded_density(run: Run, state: State) -> float:
+    """Return the share of non-zero weights once batch norms are folded in: a scale of 0 empties its filter."""
+    norms = norm_behind(models.shared(run.setting.spec))
+    kept = 0
+    for name in state.masks:
+        weight = state.tensors[name]
+        if name in norms:
+            scale = state.tensors[f"{norms[name]}.weight"]
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        kept += int(np.count_nonzero(weight))
+    return kept / sum(mask.size for mask in state.masks.values())
+
+
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
     accuracy, loss, right = evaluate(run.setting.spec, state.tensors, run.federation.test)
@@ -102,6 +116,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "accuracy_before_recalibration": lines[-1]["accuracy"],
         "accuracy_per_client": accuracy_per_client(run, right),
         "density": kept / weights,
+        "density_folded": folded_density(run, state),
         "weights": weights,
         "nonzero": sum(int(np.count_nonzero(state.tensors[name])) for name in state.masks),
         "cost": {

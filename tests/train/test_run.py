@@ -84,6 +84,15 @@ def test_the_model_has_exactly_the_density(run):
     assert sum(np.count_nonzero(w) for w in weights) == summary["nonzero"] <= int(0.1 * size)
 
 
+def test_the_folded_density_is_that_of_the_exporters_own_folding(run):
+    from fedtiny_export.passes import simplify
+    from fedtiny_export.read_onnx import read_onnx
+
+    summary = json.loads((run / "summary.json").read_text())
+    layers = [node.constants["weight"] for node in simplify(read_onnx(run / "model.onnx")).nodes if node.constants]
+    assert sum(np.count_nonzero(w) for w in layers) / sum(w.size for w in layers) == summary["density_folded"]
+
+
 def test_ranges_cover_every_tensor_in_order(run):
     ranges = json.loads((run / "ranges.json").read_text())
     graph = onnx.load(run / "model.onnx").graph
