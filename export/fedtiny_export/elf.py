@@ -6,7 +6,6 @@ every byte has one owner and the parts add up to the sections exactly. Nothing i
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,6 @@ FLASH_PARTS = ("code", "model", "selftest", "labels", "data")
 RAM_PARTS = ("arena", "stack", "data", "bss")
 
 _SHF_ALLOC = 2
-_MAP_ENTRY = re.compile(r"^ (\.(?:vectors|text|rodata)[\w.$]*)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)\s+(\S.*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +131,3 @@ def _check_place(section: Section, device: Device, in_ram: bool) -> None:
             f"section {section.name} lies at {section.address:#x} with {section.size:,} bytes; "
             f"{region.name} of {device.id} is {region.start:#x} to {region.end:#x}"
         )
-
-
-def bytes_by_object(map_text: str, image: Image) -> dict[str, int]:
-    """Code and constants in flash by the object file they came from, read from the linker's map.
-
-    What is left is under `(rest)`, so that the sum is the image's code: padding, less the texts that the linker
-    merged and the map lists more than once.
-    """
-    places = [s for s in image.sections if PARTS[s.name][0] == "code"]
-    found: dict[str, int] = {}
-    for line in _joined_lines(map_text):
-        match = _MAP_ENTRY.match(line)
-        if match is None:
-            continue
-        address, size = int(match[2], 16), int(match[3], 16)
-        if size and any(p.address <= address and address + size <= p.address + p.size for p in places):
-            name = re.sub(r"^\d+-", "", re.sub(r".*[/(]", "", match[4]).rstrip(")"))
-            found[name] = found.get(name, 0) + size
-    found["(rest)"] = image.flash["code"] - sum(found.values())
-    return found
-
-
-def _joined_lines(map_text: str) -> list[str]:
-    """A map's lines from its memory map on; a long section name and its numbers are two lines there."""
-    text = map_text.partition("Linker script and memory map")[2]
-    return re.sub(r"^( \.[^\s]+)\n +(?=0x)", r"\1 ", text, flags=re.MULTILINE).splitlines()

@@ -6,7 +6,6 @@ are packed per layer in the encoding that makes model and linked kernels smalles
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -254,13 +253,3 @@ def read_weights(data: bytes) -> dict[int, NDArray[np.int8]]:
         flat = sparse.encoding_of(Kernel(op["kernel"])).unpack(stream, output["channels"] * fan_in)
         found[index] = flat.reshape(output["channels"], fan_in)
     return found
-
-
-def checksum(data: bytes) -> int:
-    """The CRC-32 a file's header must hold."""
-    return zlib.crc32(data[abi.CRC_FROM :])
-
-
-def seal(data: bytes) -> bytes:
-    """Return the file with its checksum made right: for tools and tests that edit one."""
-    return data[: abi.CRC_FROM - 4] + struct.pack("<I", checksum(data)) + data[abi.CRC_FROM :]

@@ -16,6 +16,14 @@ from networks import Builder, residual, samples
 CASES = [(seed, density, pad) for seed in range(2) for density in (1.0, 0.3, 0.05) for pad in (0.0, 0.4)]
 
 
+def agree(graph: Graph, host_runtime, count: int = 60) -> None:
+    """TFLite Micro and the C runtime give the reference's bytes."""
+    inputs = samples(graph, count)
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(count, -1))
+    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+
+
 @pytest.mark.parametrize(("seed", "density", "pad_value"), CASES)
 def test_a_residual_network_agrees_everywhere(seed, density, pad_value, host_runtime):
     graph = residual(seed, density, pad_value, widths=(7, 10) if density > 0.1 else (20, 30))
@@ -38,10 +46,7 @@ def test_means_of_every_size_agree(shape, host_runtime):
         builder = Builder(shape, seed)
         builder.add(networks.Op.MEAN)
         graph = builder.int8(low=-1.0 if seed else 0.0)
-        inputs = samples(graph, 60)
-        expected = reference.run(graph, inputs)
-        assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(60, -1))
-        assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+        agree(graph, host_runtime)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +58,7 @@ def test_any_window_agrees(kernel, stride, pads, density, host_runtime):
     builder = Builder((7, 9, 3), 5, density)
     builder.conv(6, kernel, stride, pads, low=None)
     graph = builder.int8()
-    inputs = samples(graph, 40)
-    expected = reference.run(graph, inputs)
-    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
-    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+    agree(graph, host_runtime)
 
 
 def test_a_dense_layer_reads_an_image_flat(host_runtime):
@@ -64,10 +66,7 @@ def test_a_dense_layer_reads_an_image_flat(host_runtime):
     builder.conv(3)
     builder.dense(4)
     graph = builder.int8()
-    inputs = samples(graph, 50)
-    expected = reference.run(graph, inputs)
-    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(50, -1))
-    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+    agree(graph, host_runtime)
 
 
 def test_flash_that_allows_only_word_loads_gives_the_same_bytes(host_runtime):
@@ -99,10 +98,7 @@ def test_a_single_output_is_exact_too(kind, host_runtime):
         builder = Builder((5, 5, 3), seed)
         builder.dense(1) if kind == "dense" else builder.conv(1, low=None)
         graph = builder.int8()
-        inputs = samples(graph, 40)
-        expected = reference.run(graph, inputs)
-        assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
-        assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+        agree(graph, host_runtime)
 
 
 def test_a_tensor_added_to_itself_and_read_twice_agrees(host_runtime):
@@ -112,10 +108,7 @@ def test_a_tensor_added_to_itself_and_read_twice_agrees(host_runtime):
     builder.conv(4, source=twice)
     builder.add(networks.Op.ADD, builder.last, first, low=0.0)
     graph = builder.int8()
-    inputs = samples(graph, 40)
-    expected = reference.run(graph, inputs)
-    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
-    assert host_runtime.run(write_ftm(graph, {}).data, inputs)[2] == expected.tobytes()
+    agree(graph, host_runtime)
 
 
 def _one_weight(data_scale: float, weight_scale: float, output_scale: float, bias: int) -> Graph:

@@ -120,13 +120,20 @@ def test_a_model_that_is_too_big_exits_3_and_says_what_would_help(tmp_path, caps
 
 
 def test_a_missed_accuracy_gate_exits_4_and_over_budget_wins(run, tmp_path, capsys):
-    assert call(run, "--target", "esp32", "--out", tmp_path / "a", "--min-accuracy", "1") in (0, 4)
     labels = np.load(run / "samples.npz")
     np.savez(tmp_path / "wrong.npz", x=labels["x"], y=(labels["y"] + 1) % 10)
     arguments = ("--eval", tmp_path / "wrong.npz", "--min-accuracy", "0.9")
     assert call(run, "--target", "esp32", "--out", tmp_path / "b", *arguments) == 4
     assert "is below 0.9" in capsys.readouterr().err
     assert (tmp_path / "b/model.ftm").is_file()
+    assert call(run, "--target", "esp32", "--out", tmp_path / "c", "--min-accuracy", "0.5") == 0
+    big = make_run(tmp_path / "big", density=0.5, side=96, widths=(24, 24))
+    data = np.load(big / "samples.npz")
+    np.savez(big / "samples.npz", x=data["x"][:4], y=(data["y"][:4] + 1) % 10)
+    assert call(big, "--target", "esp8266", "--out", tmp_path / "d", "--min-accuracy", "0.9") == 3
+    said = capsys.readouterr().err
+    assert "bytes too many" in said
+    assert "is below 0.9" in said
 
 
 def test_an_unknown_board_exits_2_and_names_the_nearest(run, tmp_path, capsys):

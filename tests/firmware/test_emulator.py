@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from fedtiny_export import emulator
 from fedtiny_export.devices import Device, Memory, load_device
-from fedtiny_export.elf import FLASH_PARTS, RAM_PARTS, bytes_by_object, read_image
+from fedtiny_export.elf import FLASH_PARTS, RAM_PARTS, read_image
 from fedtiny_export.emulator import build, require_tools, run
 from fedtiny_export.errors import FedtinyError, OverBudgetError, ToolMissingError
 from fedtiny_export.project import label_bytes, selftest_bytes
@@ -203,15 +203,6 @@ def _load_address(folder, section: str) -> int:
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     row = next(line.split() for line in shown.splitlines() if line.split()[1:2] == [section])
     return int(row[4], 16)
-
-
-def test_the_map_attributes_all_code(project):
-    firmware = build(project, DEVICE)
-    image = read_image(firmware.elf, DEVICE)
-    owners = bytes_by_object(firmware.map.read_text(), image)
-    assert sum(owners.values()) == image.flash["code"]
-    assert {"start.o", "mpu.o", "port.o", "ft_model.o", "main.o"} <= set(owners)
-    assert abs(owners["(rest)"]) < 100
 
 
 def test_port_code_is_strict_c99(project):
