@@ -23,12 +23,13 @@ Scalar = bool | int | float | str
 # What an option without a limit of its own may be: TOML's whole numbers, and what training's float32 can hold.
 LARGEST = {int: 2**63 - 1, float: 3e38}
 
-METHODS = ("fedtiny", "random", "fedavg")
+# each method and the module of fedtiny_train.methods it lives in
+METHODS = {"fedtiny": "fedtiny", "fedpack": "fedpack", "random": "random_mask", "erk": "erk", "fedavg": "fedavg"}
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
 # Names that users of other tools will type; they get a clear answer instead of "no such file".
 LATER_DATASETS = ("cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "speech-commands")
-LATER = {"engine": ("flower",), "device": ("cuda",), "precision": ("bf16",)}
+LATER = {"engine": ("flower",), "device": ("cuda",)}
 
 
 def option(
@@ -82,7 +83,7 @@ class ModelOptions:
 class TrainOptions:
     """Federated training, the same for every method."""
 
-    method: str = option("fedtiny", "what decides which weights live", choices=METHODS)
+    method: str = option("fedtiny", "what decides which weights live", choices=tuple(METHODS))
     density: float = option(
         0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1", low=0, high=1
     )
@@ -104,6 +105,23 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PruningOptions:
+    """What the methods that move weights during training share."""
+
+    adjust_every: int = option(0, "rounds between adjustments; 0 is the method's own share of all rounds", low=0)
+    adjust_until: int = option(0, "last round that may adjust; 0 is the method's own share of all rounds", low=0)
+    adjust_rate: float = option(0.3, "share of a layer's live weights that the first swap moves", low=0, high=1)
+    scale_by_norm: bool = option(
+        False, "weigh gradients by the batch-norm deviation, so that dead filters do not take all growth"
+    )
+    row_floor: int = option(
+        2,
+        "weights each class row of the last layer keeps first, as far as its share goes; the papers have none: 0",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FedTinyOptions:
     """FedTiny alone: adaptive batch-norm selection, then progressive pruning."""
 
@@ -114,17 +132,17 @@ class FedTinyOptions:
     adaptation_passes: int = option(10, "forward passes that adapt the batch norm of a candidate", low=1)
     granularity: str = option("block", "what is adjusted at a time", choices=("entire", "block", "layer"))
     order: str = option("backward", "from the output to the input, or the other way", choices=("backward", "forward"))
-    adjust_every: int = option(0, "rounds between adjustments; 0 is rounds / 30, at least 1", low=0)
-    adjust_until: int = option(0, "last round that may adjust; 0 is rounds / 3", low=0)
-    adjust_rate: float = option(0.3, "share of a layer's live weights that the first swap moves", low=0, high=1)
-    scale_by_norm: bool = option(
-        False, "weigh gradients by the batch-norm deviation, so that dead filters do not take all growth"
-    )
-    row_floor: int = option(
-        2,
-        "weights each class row of the last layer keeps first, as far as its share goes; the paper has none: 0",
-        low=0,
-    )
+
+
+@dataclass(frozen=True, slots=True)
+class FedPackOptions:
+    """FedPack alone: a network that thins out while it trains."""
+
+    start_density: float = option(0.0, "density of round 1; 0 is max(0.1, 4 * density)", low=0, high=1)
+    class_floor: int = option(3, "weights each class row of the last layer keeps", low=0)
+    server_momentum: float = option(0.0, "momentum of the server's steps", low=0, high=0.99)
+    average_last: float = option(0.0, "share of the rounds, the last ones, whose weights are averaged", low=0, high=1)
+    global_share: float = option(0.0, "part of the kept weights that all layers compete for", low=0, high=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +153,9 @@ class RunOptions:
     engine: str = option("local", "where clients run", choices=("local",), recorded=False)
     workers: int = option(1, "processes that clients run in; the result does not depend on it", low=1, recorded=False)
     device: str = option("auto", "what computes; auto is cpu", choices=("auto", "cpu"))
-    precision: str = option("fp32", "arithmetic of training", choices=("fp32",))
+    precision: str = option(
+        "fp32", "arithmetic of training; bf16 is faster where the CPU has it, and rounds", choices=("fp32", "bf16")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +165,9 @@ class Config:
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    pruning: PruningOptions = field(default_factory=PruningOptions)
     fedtiny: FedTinyOptions = field(default_factory=FedTinyOptions)
+    fedpack: FedPackOptions = field(default_factory=FedPackOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 

@@ -50,6 +50,14 @@ def allocate(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[
     return counts
 
 
+def erk_counts(shapes: Sequence[tuple[int, ...]], total: int) -> list[int]:
+    """Split `total` kept weights by Erdos-Renyi-kernel: a layer's share is as the sum of its dimensions.
+
+    Its density is then as (out + in + h + w) / (out * in * h * w), at most 1; small layers are kept denser.
+    """
+    return allocate([float(sum(shape)) for shape in shapes], [math.prod(shape) for shape in shapes], total)
+
+
 def noisy_shares(
     density: float, sizes: Sequence[int], generator: np.random.Generator, spread: float = 0.5
 ) -> list[float]:
@@ -111,11 +119,12 @@ def top_gradients(gradient: Array, mask: Mask, count: int) -> tuple[npt.NDArray[
     return pruned[best], values[best]
 
 
-def swap(weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int = 0) -> Mask:
+def swap(weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int = 0, shrink: int = 0) -> Mask:
     """Prune the `count` smallest live weights and grow the pruned positions with the largest |gradient|.
 
     Positions without a gradient (zero) are never grown, and a position pruned now never is, so the number of
-    swaps is the smaller of what may go and what may come; the count of live weights stays.
+    swaps is the smaller of what may go and what may come. `shrink` more weights go and nothing comes for them;
+    otherwise the count of live weights stays. Each row keeps its `row_floor` largest.
     """
     live, strength = mask.reshape(-1), np.abs(gradient.reshape(-1))
     candidates = np.flatnonzero(~live & (strength > 0))
@@ -126,8 +135,8 @@ def swap(weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int
         best = np.argsort(-rows, axis=1, kind="stable")[:, :row_floor]
         protected.reshape(rows.shape)[np.arange(rows.shape[0])[:, None], best] = True
     droppable = np.flatnonzero(live & ~protected.reshape(-1))
-    count = min(count, len(candidates), len(droppable))
-    drop = droppable[np.argsort(np.abs(weights.reshape(-1)[droppable]), kind="stable")[:count]]
+    count = min(count, len(candidates), max(0, len(droppable) - shrink))
+    drop = droppable[np.argsort(np.abs(weights.reshape(-1)[droppable]), kind="stable")[: count + shrink]]
     grow = candidates[np.argsort(-strength[candidates], kind="stable")[:count]]
     after = live.copy()
     after[drop] = False

@@ -21,7 +21,7 @@ from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
 from fedtiny_train.config import Config, recorded
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
-from fedtiny_train.methods import method
+from fedtiny_train.methods import Orders, Outcome, Services, method
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import (
     Answers,
@@ -73,17 +73,22 @@ def set_up(run: Run) -> tuple[State, Line]:
     flops, memory = 0.0, 0
     chosen = method(run.config.train.method)
     for extra in range(_warm_up_rounds(run.config)):
-        state, line = one_round(run, state, WARM_UP + extra, {}, traffic, run.config.train.lr)
+        outcome, line = one_round(run, state, WARM_UP + extra, Orders(), traffic, run.config.train.lr)
+        state = outcome.state
         flops, memory = line["flops_max"], line["memory_max"]
 
-    def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
-        return run.ask(traffic, request, check, kept=kept)
-
-    state = chosen.begin(run.setting, state, ask_all, lambda one: tune(run, one))
+    state = chosen.begin(run.setting, state, _services(run, traffic))
     flops = max(flops, _selection_flops(run, state))
     memory = max(memory, cost.memory_bytes(state.tensors, state.masks, {}))
     clients = [{"id": k, "samples": len(run.federation.shards[k].y)} for k in sorted(described.messages)]
     return state, _line(run, state, 0, traffic, (flops, memory), clients)
+
+
+def _services(run: Run, traffic: Traffic) -> Services:
+    def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
+        return run.ask(traffic, request, check, kept=kept)
+
+    return Services(ask_all, lambda state: tune(run, state), run.federation.public)
 
 
 def _check_described(message: Message) -> None:
@@ -124,7 +129,7 @@ def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs
     models.load(model, tensors)
     generator = rng(run.config.run.seed, purpose)
     schedule = [b for _ in range(epochs) for b in batches(len(public.y), options.pretrain_batch, generator)]
-    local = LocalSpec(run.setting.spec, 0, 0, 0, options.momentum, options.weight_decay)
+    local = LocalSpec(run.setting.spec, 0, 0, 1, options.momentum, options.weight_decay, run.config.run.precision)
     fit(model, public, masks, schedule, options.lr, local)
     after = models.read(model)
     if not all(np.isfinite(array).all() for array in after.values()):
@@ -132,40 +137,40 @@ def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs
     return after
 
 
-def one_round(
-    run: Run, state: State, number: int, wanted: dict[str, int], traffic: Traffic, lr: float
-) -> tuple[State, Line]:
-    """Train one round at the clients and aggregate; the masks stay, the gradients come with the line."""
-    numbers = {"round": float(number), "lr": lr}
-    numbers |= {f"top/{name}": float(count) for name, count in wanted.items()}
-    if wanted and run.config.fedtiny.scale_by_norm:
-        numbers["scale_by_norm"] = 1.0
-    request = state.message("train", numbers)
+def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traffic, lr: float) -> tuple[Outcome, Line]:
+    """Train one round at the clients and average; the masks stay as they are."""
+    numbers = {"round": float(number), "lr": lr} | orders.request()
     invited = taking_part(run, number)
-    answers = run.ask(traffic, request, update_check(state, wanted), invited)
-    after = replace(state, tensors=state.tensors | average(answers.messages, list(state.tensors)))
-    options = run.config.train
-    samples = [len(run.federation.shards[k].y) * options.local_epochs for k in invited]
-    flops = cost.train_flops(run.macs, state.masks, max(samples), wanted, options.batch)
+    check = update_check(state, orders.top, orders.own_masks)
+    answers = run.ask(traffic, state.message("train", numbers), check, invited, own=state.own)
+    mean = average(answers.messages, list(state.tensors))
+    after = replace(state, tensors=state.tensors | mean, own={**state.own, **answers.own})
+    gradients = combine_top(answers.messages, list(orders.top))
     line: Line = {
-        "flops_max": flops,
-        "memory_max": cost.memory_bytes(state.tensors, state.masks, wanted),
-        "gradients": combine_top(answers.messages, list(wanted)),
+        **_costs(run, state, orders, invited),
         "clients": [
             {"id": k, "samples": int(m.numbers["samples"]), "loss": m.numbers["loss"]}
             for k, m in sorted(answers.messages.items())
         ],
     }
-    return after, line
+    return Outcome(number, state, after, answers.messages, gradients, orders), line
+
+
+def _costs(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> Line:
+    options = run.config.train
+    samples = [len(run.federation.shards[k].y) * options.local_epochs for k in invited]
+    return {
+        "flops_max": cost.train_flops(run.macs, state.masks, max(samples), orders.top, options.batch),
+        "memory_max": cost.memory_bytes(state.tensors, state.masks, orders.top),
+    }
 
 
 def train_round(run: Run, state: State, number: int) -> tuple[State, Line]:
-    """Carry out one whole round: train, aggregate, adjust the masks if it is time, measure."""
+    """Carry out one whole round: train, average, let the method learn from it, measure."""
     chosen, traffic = method(run.config.train.method), Traffic()
-    wanted = chosen.wants(run.setting, state, number)
-    state, line = one_round(run, state, number, wanted, traffic, learning_rate(run.config, number))
-    if wanted:
-        state = chosen.adjust(run.setting, state, line["gradients"], wanted)
+    orders = chosen.orders(run.setting, state, number)
+    outcome, line = one_round(run, state, number, orders, traffic, learning_rate(run.config, number))
+    state = chosen.learn(run.setting, outcome)
     return state, _line(run, state, number, traffic, (line["flops_max"], line["memory_max"]), line["clients"])
 
 
@@ -259,6 +264,7 @@ def _close(
     run: Run, state: State, lines: list[Line], folder: Path, dataset: Dataset, clock: runfolder.Clock
 ) -> dict[str, Any]:
     traffic = Traffic()
+    state = method(run.config.train.method).close(run.setting, state, _services(run, traffic))
     state = closing.recalibrate(run, state, traffic)
     ranges = closing.activation_ranges(run, state, traffic)
     summary = closing.summary(run, state, lines, traffic)

@@ -32,7 +32,7 @@ from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.server import State
 
 SCHEMA = 1
-MASK = "mask/"
+MASK, KEPT, OWN = "mask/", "kept/", "own/"
 SAMPLES = 100
 Line = dict[str, Any]
 LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max")
@@ -82,13 +82,15 @@ def save_state(folder: Path, number: int, state: State, origin: Origin) -> None:
     """Write the resume point of a round, whole or not at all; keep the one before and drop the older ones."""
     tensors: dict[str, npt.NDArray[Any]] = {name: np.asarray(a, order="C") for name, a in state.tensors.items()}
     tensors |= {MASK + name: np.asarray(mask, order="C") for name, mask in state.masks.items()}
+    tensors |= {KEPT + name: np.asarray(a, order="C") for name, a in state.kept.items()}
+    tensors |= {f"{OWN}{client}": np.frombuffer(notes, np.uint8) for client, notes in state.own.items()}
     progress = {
         "schema": SCHEMA,
         "round": number,
         "data": origin.data,
         "options": origin.options,
         # safetensors sorts by name; the order of the network is kept apart, since files are written in it.
-        "order": {"tensors": list(state.tensors), "masks": list(state.masks)},
+        "order": {"tensors": list(state.tensors), "masks": list(state.masks), "kept": list(state.kept)},
         "memory": state.memory,
     }
     with atomic_folder(folder / "state" / _state_name(number)) as draft:
@@ -166,8 +168,10 @@ def _read_state(path: Path) -> tuple[int, State, Origin]:
             {name: tensors[name] for name in order["tensors"]},
             {name: tensors[MASK + name] for name in order["masks"]},
             memory,
+            {name: tensors[KEPT + name] for name in order["kept"]},
+            {int(name.removeprefix(OWN)): tensors[name].tobytes() for name in tensors if name.startswith(OWN)},
         )
-        wrong = [a for a in state.tensors.values() if a.dtype != np.float32]
+        wrong = [a for a in (*state.tensors.values(), *state.kept.values()) if a.dtype != np.float32]
         if wrong or any(mask.dtype != np.bool_ for mask in state.masks.values()):
             raise ValueError("its tensors must be float32 and its masks boolean")
         return number, state, Origin(str(progress["data"]), options)

@@ -30,11 +30,16 @@ class DivergedError(FedtinyError):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The global model: every tensor by name, the mask of each prunable weight, and what a method remembers."""
+    """The global model: every tensor by name, the mask of each prunable weight, and what a method remembers.
+
+    `kept` are arrays that the server remembers and no client is sent; `own` is what each device noted for itself.
+    """
 
     tensors: Arrays
     masks: dict[str, Mask]
     memory: Mapping[str, Any] = field(default_factory=dict)
+    kept: Arrays = field(default_factory=dict)
+    own: Mapping[int, bytes] = field(default_factory=dict)
 
     def with_masks(self, masks: dict[str, Mask]) -> State:
         """Return the state under new masks; what they leave out is zero."""
@@ -63,23 +68,31 @@ class Answers:
     refused: tuple[Refusal, ...]
     bytes_up: int
     bytes_down: int
+    own: dict[int, bytes]
 
 
 Check = Callable[[Message], None]
 
 
-def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, kept: Message | None = None) -> Answers:
+def ask(
+    engine: Engine,
+    clients: Sequence[int],
+    request: Message,
+    check: Check,
+    kept: Message | None = None,
+    own: Mapping[int, bytes] | None = None,
+) -> Answers:
     """Send one request to each client; refuse the answers that do not pass `check`.
 
-    `kept` is an earlier request that the clients still hold: it is not sent, and not counted, again.
+    `kept` is an earlier request that the clients still hold, `own` what each noted for itself: neither is sent.
     """
-    body, before = wire.encode(request), wire.encode(kept) if kept else b""
-    replies = engine.run([Order(client, body, before) for client in clients])
+    body, before, notes = wire.encode(request), wire.encode(kept) if kept else b"", own or {}
+    replies = engine.run([Order(client, body, before, notes.get(client, b"")) for client in clients])
     good: dict[int, Message] = {}
     refused, diverged = [], 0
     for client, reply in zip(clients, replies, strict=True):
         try:
-            message = wire.decode(reply)
+            message = wire.decode(reply.body)
             check(message)
             good[client] = message
         except FedtinyError as error:
@@ -91,7 +104,9 @@ def ask(engine: Engine, clients: Sequence[int], request: Message, check: Check, 
             f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason} "
             "(if training diverged, use a lower --lr)"
         )
-    return Answers(good, tuple(refused), sum(map(len, replies)), len(body) * len(clients))
+    bytes_up = sum(len(reply.body) for reply in replies)
+    noted = {k: reply.own for k, reply in zip(clients, replies, strict=True) if k in good and reply.own}
+    return Answers(good, tuple(refused), bytes_up, len(body) * len(clients), noted)
 
 
 def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
@@ -121,8 +136,11 @@ def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optiona
             raise FedtinyError(f"{name} is missing")
 
 
-def update_check(state: State, top: Mapping[str, int]) -> Check:
-    """Return the check of a round's update: finite, of the right shapes, live only where the mask is."""
+def update_check(state: State, top: Mapping[str, int], own_masks: bool = False) -> Check:
+    """Return the check of a round's update: finite, of the right shapes, live only where the mask is.
+
+    With `own_masks` a client may have moved its live weights, but has as many of them in each layer.
+    """
     fixed = ("center.mean", "scale.inv_std")
     shapes = {name: a.shape for name, a in state.tensors.items() if name not in fixed}
     statistics = [name for name in shapes if "running_" in name]
@@ -134,7 +152,10 @@ def update_check(state: State, top: Mapping[str, int]) -> Check:
         need_shapes(message, shapes, statistics)
         for name, mask in state.masks.items():
             tensor = message.tensors[name]
-            if not np.array_equal(tensor.mask() if isinstance(tensor, Sparse) else np.ones_like(mask), mask):
+            live = tensor.mask() if isinstance(tensor, Sparse) else np.ones_like(mask)
+            if own_masks and live.sum() != mask.sum():
+                raise FedtinyError(f"{name} has {live.sum()} values, not {mask.sum()}")
+            if not own_masks and not np.array_equal(live, mask):
                 raise FedtinyError(f"{name} has values where its mask has none, or none where it has")
         for name, count in wanted.items():
             tensor = message.tensors[name]
@@ -191,7 +212,7 @@ def logits(spec: ModelSpec, tensors: Arrays, x: npt.NDArray[np.float32]) -> npt.
     models.load(model, tensors)
     model.eval()
     with torch.no_grad():
-        parts = [model(torch.from_numpy(x[at : at + 512])).numpy() for at in range(0, len(x), 512)]
+        parts = [model(models.layout(torch.from_numpy(x[at : at + 512]))).numpy() for at in range(0, len(x), 512)]
     return np.concatenate(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -58,10 +58,11 @@ class Run:
         check: Check,
         clients: Sequence[int] | None = None,
         kept: Message | None = None,
+        own: Mapping[int, bytes] | None = None,
     ) -> Answers:
         """Ask clients (all of them unless named) and count what it costs."""
         invited = self.everyone if clients is None else clients
-        return traffic.add(ask(self.engine, invited, request, check, kept))
+        return traffic.add(ask(self.engine, invited, request, check, kept, own))
 
 
 @contextmanager
@@ -72,7 +73,13 @@ def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     federation = deal(dataset, config.data, config.run.seed)
     options = config.train
     local = LocalSpec(
-        spec, config.run.seed, options.batch, options.local_epochs, options.momentum, options.weight_decay
+        spec,
+        config.run.seed,
+        options.batch,
+        options.local_epochs,
+        options.momentum,
+        options.weight_decay,
+        config.run.precision,
     )
     engine = start(federation.shards, local, config.run.workers)
     try:

@@ -9,17 +9,30 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One request to one client; `kept` is an earlier request that the client has not forgotten."""
+    """One request to one client.
+
+    The client has not forgotten `kept`, an earlier request, nor `own`, what it noted for itself in its last
+    reply; neither travels. (A simulation has to carry them: its clients live in whatever process is free.)
+    """
 
     client: int
     request: bytes
     kept: bytes = b""
+    own: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a client sends, and what it notes for itself."""
+
+    body: bytes
+    own: bytes = b""
 
 
 class Engine(Protocol):
     """Something that carries orders to clients."""
 
-    def run(self, orders: Sequence[Order]) -> list[bytes]:
+    def run(self, orders: Sequence[Order]) -> list[Reply]:
         """Return one answer an order, in the order of the orders."""
         ...
 

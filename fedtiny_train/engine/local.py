@@ -19,7 +19,7 @@ from fedtiny_export.errors import FedtinyError
 from fedtiny_train import client
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.data import Shard
-from fedtiny_train.engine import Order
+from fedtiny_train.engine import Order, Reply
 
 
 class Inline:
@@ -29,9 +29,9 @@ class Inline:
         client.prepare_torch()
         self.shards, self.local = shards, local
 
-    def run(self, orders: Sequence[Order]) -> list[bytes]:
+    def run(self, orders: Sequence[Order]) -> list[Reply]:
         """Answer one order after the other."""
-        return [client.answer(o.request, o.kept, self.shards[o.client], self.local) for o in orders]
+        return [client.answer(order, self.shards[order.client], self.local) for order in orders]
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -55,7 +55,7 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _answer(order: Order) -> bytes:
+def _answer(order: Order) -> Reply:
     assert _here is not None
     return _here.run([order])[0]
 
@@ -67,7 +67,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(workers, context, _begin, (tuple(shards), local))
 
-    def run(self, orders: Sequence[Order]) -> list[bytes]:
+    def run(self, orders: Sequence[Order]) -> list[Reply]:
         """Answer the orders in parallel."""
         try:
             return list(self.pool.map(_answer, orders))

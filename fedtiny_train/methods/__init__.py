@@ -1,21 +1,28 @@
 """Pruning methods by name, one a file. A method decides which weights live; it trains and sends nothing itself.
 
+A method is a `Method`: a few functions, of which only `begin` must be its own.
+
 begin   the first masks, from a dense pre-trained state; may ask clients
-wants   how many gradients of pruned positions each layer needs this round; empty in most rounds
-adjust  the new masks, from the aggregated state and gradients
+orders  what the clients do in a round on top of plain training; nothing in most rounds
+learn   the next state, from the averaged one and from whatever the clients sent beside it
+close   the state that is exported, before batch norms are recalibrated
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedtiny_train.config import Config
-from fedtiny_train.masks import Array, kept_total
+from fedtiny_train.config import METHODS, Config
+from fedtiny_train.data import Shard
+from fedtiny_train.masks import Array, Mask, kept_total
 from fedtiny_train.models import ModelSpec, blocks, build, first_convolution, prunable
 from fedtiny_train.server import Answers, Check, State
 from fedtiny_train.wire import Message
+
+Masks = dict[str, Mask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,45 +32,57 @@ class Setting:
     config: Config
     spec: ModelSpec
     sizes: Mapping[str, int]
-    dense_first: str | None
+    dense: frozenset[str]
     blocks: tuple[tuple[str, ...], ...]
 
     @property
     def maskable(self) -> list[str]:
         """Return the weights that may be pruned, from input to output."""
-        return [name for name in self.sizes if name != self.dense_first]
+        return [name for name in self.sizes if name not in self.dense]
 
     @property
     def budget(self) -> int:
-        """Return how many of the maskable weights the density keeps; a dense first layer counts as kept."""
+        """Return how many of the maskable weights the density keeps; weights left dense count as kept."""
         total = kept_total(self.config.train.density, list(self.sizes.values()))
-        return total - (self.sizes[self.dense_first] if self.dense_first else 0)
+        return total - sum(self.sizes[name] for name in self.dense)
+
+    @property
+    def classifier(self) -> str:
+        """Return the name of the last layer's weight."""
+        return list(self.sizes)[-1]
+
+    def row_floor(self, name: str) -> int:
+        """Return the least number of weights that a row of this layer keeps: the option, in the classifier alone."""
+        return self.config.pruning.row_floor if name == self.classifier else 0
 
 
-def setting(config: Config, spec: ModelSpec) -> Setting:
-    """Collect the facts about a network; refuse a density that leaves a layer without a weight."""
-    model = build(spec)
-    sizes = {name: weight.numel() for name, weight in prunable(model).items()}
-    dense = config.train.method != "fedavg" and config.train.first_dense
-    first = first_convolution(model) if dense else None
-    groups = tuple(tuple(n for n in group if n != first) for group in blocks(model))
-    found = Setting(config, spec, sizes, first, tuple(group for group in groups if group))
-    if found.budget < len(found.maskable):
-        raise _too_sparse(found)
-    return found
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a method asks of the clients in one round; `numbers` are read by the habits of `fedtiny_train.habits`.
+
+    top        how many gradients of pruned positions each layer sends
+    own_masks  whether a client may move its live weights elsewhere; their number in each layer stays
+    """
+
+    top: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    own_masks: bool = False
+
+    def request(self) -> dict[str, float]:
+        """Return the orders as the numbers of a request."""
+        return {**self.numbers, **{f"top/{name}": float(count) for name, count in self.top.items()}}
 
 
-def _too_sparse(found: Setting) -> Exception:
-    from fedtiny_export.errors import UsageError
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a round: the state before it, the averaged one under the same masks, and every good answer."""
 
-    first = found.sizes[found.dense_first] if found.dense_first else 0
-    least = (first + len(found.maskable)) / sum(found.sizes.values())
-    remedy = ", --no-first-dense" if first else ""
-    return UsageError(
-        f"density {found.config.train.density} keeps too few of {sum(found.sizes.values())} weights: the dense "
-        f"first layer has {first} and each of {len(found.maskable)} others needs one; "
-        f"use --density {least + 5e-5:.4f} or more{remedy}, or a greater --width"
-    )
+    number: int
+    before: State
+    state: State
+    messages: Mapping[int, Message]
+    gradients: Mapping[str, Array]
+    orders: Orders
 
 
 class Ask(Protocol):
@@ -74,32 +93,73 @@ class Ask(Protocol):
         ...
 
 
-Tune = Callable[[State], State]
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a method may use before the first round and after the last one.
+
+    tune    trains a masked state on the public data for a few passes
+    public  the server's own samples; may be empty
+    """
+
+    ask: Ask
+    tune: Callable[[State], State]
+    public: Shard
 
 
-class Method(Protocol):
-    """What every method answers."""
+def _nothing(setting: Setting, state: State, number: int) -> Orders:
+    return Orders()
 
-    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
-        """Return the state that round 1 starts from; `tune` trains a masked state on the public data."""
-        ...
 
-    def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:
-        """Return how many gradients of pruned positions each layer needs after this round."""
-        ...
+def _averaged(setting: Setting, outcome: Outcome) -> State:
+    return outcome.state
 
-    def adjust(
-        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
-    ) -> State:
-        """Return the state under new masks."""
-        ...
+
+def _as_it_is(setting: Setting, state: State, services: Services) -> State:
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method; a method with `prunes_first` prunes the first convolution whatever `first_dense` says."""
+
+    begin: Callable[[Setting, State, Services], State]
+    orders: Callable[[Setting, State, int], Orders] = _nothing
+    learn: Callable[[Setting, Outcome], State] = _averaged
+    close: Callable[[Setting, State, Services], State] = _as_it_is
+    prunes_first: bool = False
 
 
 def method(name: str) -> Method:
-    """Return the method of a name."""
-    from fedtiny_train.methods.fedavg import FedAvg
-    from fedtiny_train.methods.fedtiny import FedTiny
-    from fedtiny_train.methods.random_mask import RandomMask
+    """Return the method of a name: `METHOD` in the module that `config.METHODS` gives."""
+    found = importlib.import_module(f"fedtiny_train.methods.{METHODS[name]}").METHOD
+    assert isinstance(found, Method)
+    return found
 
-    known: dict[str, Callable[[], Method]] = {"fedtiny": FedTiny, "random": RandomMask, "fedavg": FedAvg}
-    return known[name]()
+
+def setting(config: Config, spec: ModelSpec) -> Setting:
+    """Collect the facts about a network; refuse a density that leaves a layer without a weight."""
+    model = build(spec)
+    sizes = {name: weight.numel() for name, weight in prunable(model).items()}
+    whole = config.train.density >= 1
+    first = (
+        first_convolution(model) if config.train.first_dense and not method(config.train.method).prunes_first else None
+    )
+    dense = frozenset({first} if first and not whole else ())
+    groups = tuple(tuple(n for n in group if n not in dense) for group in blocks(model))
+    found = Setting(config, spec, sizes, dense, tuple(group for group in groups if group))
+    if found.budget < len(found.maskable):
+        raise _too_sparse(found)
+    return found
+
+
+def _too_sparse(found: Setting) -> Exception:
+    from fedtiny_export.errors import UsageError
+
+    dense = sum(found.sizes[name] for name in found.dense)
+    least = (dense + len(found.maskable)) / sum(found.sizes.values())
+    remedy = ", --no-first-dense" if dense else ""
+    return UsageError(
+        f"density {found.config.train.density} keeps too few of {sum(found.sizes.values())} weights: the layers left "
+        f"dense have {dense} and each of {len(found.maskable)} others needs one; "
+        f"use --density {least + 5e-5:.4f} or more{remedy}, or a greater --width"
+    )

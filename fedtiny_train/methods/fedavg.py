@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from fedtiny_train.masks import Array
-from fedtiny_train.methods import Ask, Setting, Tune
+from fedtiny_train.methods import Method, Services, Setting
 from fedtiny_train.server import State
 
 
-class FedAvg:
-    """Keep every weight."""
+def begin(setting: Setting, state: State, services: Services) -> State:
+    """Return the dense state."""
+    return state
 
-    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
-        """Return the dense state."""
-        return state
 
-    def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:
-        """Ask for no gradients."""
-        return {}
-
-    def adjust(
-        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
-    ) -> State:
-        """Never called with gradients; return the state as it is."""
-        return state
+METHOD = Method(begin)

@@ -3,9 +3,9 @@
     begin   draw C candidate masks by magnitude, with noise on each layer's density
             clients adapt the batch norm of every candidate; the server averages the statistics
             clients score every candidate with these; the lowest loss wins
-    wants   every delta-R rounds until R_stop: the next block, from the output backwards, cyclically;
+    orders  every delta-R rounds until R_stop: the next block, from the output backwards, cyclically;
             a_t = rate/2 * (1 + cos(pi t / (R_stop E))) * n weights of each of its layers, t = round * E
-    adjust  prune the a_t smallest live weights; grow the a_t pruned ones with the largest averaged gradient
+    learn   prune the a_t smallest live weights; grow the a_t pruned ones with the largest averaged gradient
 
 Where it leaves the authors' code on purpose: a counter of adjustments walks the blocks (their rounds modulo 4
 skips half of them), the cosine takes t = round * E, and the density is exact to the weight.
@@ -22,14 +22,13 @@ import numpy as np
 from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import wire
-from fedtiny_train.masks import Array, Mask, allocate, noisy_shares, swap, swap_count, top_mask
-from fedtiny_train.methods import Ask, Setting, Tune
+from fedtiny_train.masks import allocate, noisy_shares, swap, top_mask
+from fedtiny_train.methods import Ask, Masks, Method, Orders, Outcome, Services, Setting
+from fedtiny_train.methods.moving import is_due, swap_counts, times
 from fedtiny_train.models import Arrays
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import Check, State, need, need_shapes
 from fedtiny_train.wire import Message
-
-Masks = dict[str, Mask]
 
 
 def pool_size(setting: Setting) -> int:
@@ -39,13 +38,7 @@ def pool_size(setting: Setting) -> int:
 
 def schedule(setting: Setting) -> tuple[int, int]:
     """Return (delta-R, R_stop): as asked, or the paper's 10 and 100 of 300, scaled to the number of rounds."""
-    rounds, options = setting.config.train.rounds, setting.config.fedtiny
-    return options.adjust_every or max(1, round(rounds / 30)), options.adjust_until or max(1, round(rounds / 3))
-
-
-def floor_of(setting: Setting, name: str) -> int:
-    """Return the least number of weights a row of this layer keeps: the option, in the classifier alone."""
-    return setting.config.fedtiny.row_floor if name == list(setting.sizes)[-1] else 0
+    return times(setting, 1 / 30, 1 / 3)
 
 
 def candidates(setting: Setting, state: State) -> list[Masks]:
@@ -58,7 +51,7 @@ def candidates(setting: Setting, state: State) -> list[Masks]:
         shares = noisy_shares(setting.budget / sum(sizes), sizes, generator)
         counts = allocate(shares, sizes, setting.budget)
         masks = {
-            name: top_mask(np.abs(state.tensors[name]), count, floor_of(setting, name))
+            name: top_mask(np.abs(state.tensors[name]), count, setting.row_floor(name))
             for name, count in zip(names, counts, strict=True)
         }
         pool.append(state.masks | masks)
@@ -149,42 +142,6 @@ def _scored_check(pool: int) -> Check:
     return check
 
 
-class FedTiny:
-    """The method; the two options `selection` and `progressive` switch off one half each."""
-
-    def begin(self, setting: Setting, state: State, ask: Ask, tune: Tune) -> State:
-        """Return the state under the selected candidate, or under the first one without selection."""
-        pool = [tune(state.with_masks(masks)) for masks in candidates(setting, state)]
-        return select(setting, pool, ask) if setting.config.fedtiny.selection else pool[0]
-
-    def wants(self, setting: Setting, state: State, round_number: int) -> dict[str, int]:
-        """Return a_t for each layer of the unit whose turn it is, in the rounds that adjust."""
-        options, epochs = setting.config.fedtiny, setting.config.train.local_epochs
-        every, until = schedule(setting)
-        if not options.progressive or round_number % every or round_number > until:
-            return {}
-        units = units_of(setting)
-        turn = round_number // every - 1
-        counts = {}
-        for name in units[turn % len(units)]:
-            mask = state.masks[name]
-            live = int(mask.sum())
-            count = swap_count(live, round_number * epochs, until * epochs, options.adjust_rate)
-            if count := min(count, live, mask.size - live):
-                counts[name] = count
-        return counts
-
-    def adjust(
-        self, setting: Setting, state: State, gradients: Mapping[str, Array], counts: Mapping[str, int]
-    ) -> State:
-        """Swap the smallest live weights for the pruned positions with the largest gradients."""
-        masks = dict(state.masks)
-        for name, gradient in gradients.items():
-            floor = floor_of(setting, name)
-            masks[name] = swap(state.tensors[name], state.masks[name], gradient, counts[name], floor)
-        return state.with_masks(masks)
-
-
 def units_of(setting: Setting) -> list[tuple[str, ...]]:
     """Return what is adjusted at a time, in the order of the turns."""
     options = setting.config.fedtiny
@@ -193,3 +150,32 @@ def units_of(setting: Setting) -> list[tuple[str, ...]]:
     layers: list[tuple[str, ...]] = [(name,) for name in setting.maskable]
     units = list(setting.blocks) if options.granularity == "block" else layers
     return units[::-1] if options.order == "backward" else units
+
+
+def begin(setting: Setting, state: State, services: Services) -> State:
+    """Return the state under the selected candidate, or under the first one without selection."""
+    pool = [services.tune(state.with_masks(masks)) for masks in candidates(setting, state)]
+    return select(setting, pool, services.ask) if setting.config.fedtiny.selection else pool[0]
+
+
+def orders(setting: Setting, state: State, number: int) -> Orders:
+    """Ask for a_t gradients of each layer of the unit whose turn it is, in the rounds that adjust."""
+    every, until = schedule(setting)
+    if not setting.config.fedtiny.progressive or not is_due(number, every, until):
+        return Orders()
+    units = units_of(setting)
+    counts = swap_counts(setting, state, units[(number // every - 1) % len(units)], number, until)
+    return Orders(counts, {"scale_by_norm": float(setting.config.pruning.scale_by_norm)})
+
+
+def learn(setting: Setting, outcome: Outcome) -> State:
+    """Swap the smallest live weights for the pruned positions with the largest averaged gradients."""
+    state = outcome.state
+    masks = dict(state.masks)
+    for name, gradient in outcome.gradients.items():
+        floor = setting.row_floor(name)
+        masks[name] = swap(state.tensors[name], masks[name], gradient, outcome.orders.top[name], floor)
+    return state.with_masks(masks)
+
+
+METHOD = Method(begin, orders, learn)

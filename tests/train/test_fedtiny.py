@@ -11,11 +11,18 @@ from fedtiny_export.errors import FedtinyError, UsageError
 
 from fedtiny_train import data, models, rounds
 from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.data import Shard
 from fedtiny_train.masks import density_of, kept_total
-from fedtiny_train.methods import fedtiny, method, setting
+from fedtiny_train.methods import Services, fedtiny, method, setting
 from fedtiny_train.server import State
 from fedtiny_train.session import Run, opened
 from fedtiny_train.wire import Message
+
+NO_SERVICES = Services(
+    lambda request, check, kept=None: pytest.fail("no client is asked here"),
+    lambda state: state,
+    Shard(-1, np.empty((0, 1, 8, 8), np.float32), np.empty(0, np.int64)),
+)
 
 
 def configured(**flags) -> Config:
@@ -45,36 +52,34 @@ def test_schedule_scales_with_the_rounds(rounds_, expected):
 
 def test_blocks_are_taken_backward_and_cyclically():
     found = facts(rounds=300)
-    state = method("fedtiny").begin(
-        dataclasses.replace(found, config=configured(rounds=300, selection=False)), fresh(found), None, lambda s: s
+    state = fedtiny.begin(
+        dataclasses.replace(found, config=configured(rounds=300, selection=False)), fresh(found), NO_SERVICES
     )
-    turns = [sorted(method("fedtiny").wants(found, state, r)) for r in (10, 20, 30, 40)]
+    turns = [sorted(dict(fedtiny.orders(found, state, r).top)) for r in (10, 20, 30, 40)]
     assert turns[0] == ["fc.weight", "stack3.conv1.weight", "stack3.conv2.weight", "stack3.shortcut.weight"]
     assert turns[1] == ["stack2.conv1.weight", "stack2.conv2.weight", "stack2.shortcut.weight"]
     assert turns[2] == ["stack1.conv1.weight", "stack1.conv2.weight"]
     assert turns[3] == turns[0]
-    assert method("fedtiny").wants(found, state, 15) == {}
-    assert method("fedtiny").wants(found, state, 110) == {}
+    assert dict(fedtiny.orders(found, state, 15).top) == {}
+    assert dict(fedtiny.orders(found, state, 110).top) == {}
     forward = facts(rounds=300, order="forward", granularity="layer")
-    assert list(method("fedtiny").wants(forward, state, 10)) == ["stack1.conv1.weight"]
+    assert list(dict(fedtiny.orders(forward, state, 10).top)) == ["stack1.conv1.weight"]
     entire = facts(rounds=300, granularity="entire")
-    assert sorted(method("fedtiny").wants(entire, state, 10)) == sorted(
+    assert sorted(dict(fedtiny.orders(entire, state, 10).top)) == sorted(
         n for n in found.sizes if n != "stem.conv.weight"
     )
 
 
 def test_counts_follow_t_as_round_times_epochs():
     found = facts(rounds=300, local_epochs=5)
-    state = method("fedtiny").begin(
-        dataclasses.replace(found, config=configured(selection=False)), fresh(found), None, lambda s: s
-    )
+    state = fedtiny.begin(dataclasses.replace(found, config=configured(selection=False)), fresh(found), NO_SERVICES)
     live = int(state.masks["fc.weight"].sum())
     # t = 50 * 5 of R_stop E = 500: the cosine is zero, so 0.15 of the live weights. Round 50 is the second
     # block's turn, so the count is taken from the layer-wise setting, whose fifth turn is stack2.conv2.
     layer = facts(rounds=300, local_epochs=5, granularity="layer")
-    name, count = next(iter(method("fedtiny").wants(layer, state, 50).items()))
+    name, count = next(iter(dict(fedtiny.orders(layer, state, 50).top).items()))
     assert count == int(np.ceil(0.15 * state.masks[name].sum() - 1e-9))
-    assert method("fedtiny").wants(found, state, 10)["fc.weight"] == int(
+    assert dict(fedtiny.orders(found, state, 10).top)["fc.weight"] == int(
         np.ceil(0.15 * (1 + np.cos(np.pi / 10)) * live)
     )
 
@@ -94,7 +99,7 @@ def test_candidates_keep_the_density_to_the_weight_and_differ(density):
 def test_random_masks_prune_the_same_layers_to_the_same_total():
     ours, other = facts(density=0.05), facts(density=0.05, method="random")
     assert ours.maskable == other.maskable
-    state = method("random").begin(other, fresh(other), None, lambda s: s)
+    state = method("random").begin(other, fresh(other), NO_SERVICES)
     assert density_of(state.masks) == pytest.approx(0.05, abs=1 / 77072)
     assert sum(int(m.sum()) for m in state.masks.values()) == ours.budget + 144
     shares = [state.masks[name].mean() for name in other.maskable]
@@ -103,7 +108,7 @@ def test_random_masks_prune_the_same_layers_to_the_same_total():
 
 def test_a_density_that_empties_a_layer_is_refused():
     with pytest.raises(
-        UsageError, match=r"first layer has 144 and each of 9 others needs one; use --density 0\.0020 or more"
+        UsageError, match=r"left dense have 144 and each of 9 others needs one; use --density 0\.0020 or more"
     ):
         facts(density=0.001)
     assert facts(density=0.001, first_dense=False).budget == 77
@@ -130,7 +135,7 @@ def only(found, dense_name=None):
     for name, array in fresh(found).masks.items():
         masks[name] = np.zeros_like(array)
         masks[name].reshape(-1)[0] = True
-        if name in (dense_name, found.dense_first):
+        if name in {dense_name, *found.dense}:
             masks[name][...] = True
     return masks
 

@@ -105,11 +105,11 @@ def test_width_16_is_the_network_of_mlperf_tiny():
 
 
 def test_ranges_and_histograms_by_hand():
-    values = np.array([0.0, 0.1, 0.5, 0.999, 1.0])
+    values = torch.tensor([0.0, 0.1, 0.5, 0.999, 1.0])
     counts = calibrate.histogram(values, 0.0, 1.0)
     assert (counts[0], counts[25], counts[128], counts[255]) == (1, 1, 1, 2)
-    assert calibrate.histogram(np.full(7, 3.0), 3.0, 3.0)[0] == 7
-    assert calibrate.histogram(np.array([-5.0, 5.0]), 0.0, 1.0)[[0, 255]].tolist() == [1, 1]
+    assert calibrate.histogram(torch.full((7,), 3.0), 3.0, 3.0)[0] == 7
+    assert calibrate.histogram(torch.tensor([-5.0, 5.0]), 0.0, 1.0)[[0, 255]].tolist() == [1, 1]
     pooled = calibrate.pool_ranges([np.array([[0.0, 2.0]]), np.array([[-1.0, 1.0]])])
     assert pooled.tolist() == [[-1.0, 2.0]]
 

@@ -7,6 +7,7 @@ import pytest
 from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import calibrate, server, wire
+from fedtiny_train.engine import Reply
 from fedtiny_train.server import State
 from fedtiny_train.wire import Message, Sparse
 
@@ -108,7 +109,7 @@ class Answering:
         self.replies = replies
 
     def run(self, orders):
-        return [self.replies[order.client] for order in orders]
+        return [Reply(self.replies[order.client]) for order in orders]
 
     def close(self):
         pass

@@ -1,0 +1,37 @@
+"""What the methods that move weights during training share: when they adjust, and how many weights they swap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedtiny_train.masks import swap_count
+from fedtiny_train.methods import Setting
+from fedtiny_train.server import State
+
+
+def times(setting: Setting, every_share: float, until_share: float) -> tuple[int, int]:
+    """Return (rounds between adjustments, last round that adjusts): as asked, or these shares of all rounds."""
+    rounds, options = setting.config.train.rounds, setting.config.pruning
+    every = options.adjust_every or max(1, round(rounds * every_share))
+    return every, options.adjust_until or max(1, round(rounds * until_share))
+
+
+def is_due(number: int, every: int, until: int) -> bool:
+    """Return whether a round adjusts."""
+    return number % every == 0 and number <= until
+
+
+def swap_counts(setting: Setting, state: State, names: Sequence[str], number: int, until: int) -> dict[str, int]:
+    """Return a_t of each layer, at most its live and its pruned weights; layers that swap nothing are left out.
+
+    a_t = rate / 2 * (1 + cos(pi t / T)) * live, in local epochs: t = number * E, T = until * E.
+    """
+    epochs, rate = setting.config.train.local_epochs, setting.config.pruning.adjust_rate
+    counts = {}
+    for name in names:
+        mask = state.masks[name]
+        live = int(mask.sum())
+        count = swap_count(live, number * epochs, until * epochs, rate)
+        if count := min(count, live, mask.size - live):
+            counts[name] = count
+    return counts
