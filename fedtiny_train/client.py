@@ -60,7 +60,7 @@ def prepare_torch() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # It would fill every fresh tensor, against kernels that read what nobody wrote: 7 % of the time, and none here do.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def unpack(message: Message) -> tuple[Arrays, dict[str, Mask]]:
