@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedtiny_train.masks import Array, allocate, erk_counts, kept_total, swap, top_mask
+from fedtiny_train.masks import Array, Mask, allocate, erk_counts, kept_total, swap, top_mask
 from fedtiny_train.methods import Method, Orders, Outcome, Services, Setting
 from fedtiny_train.methods.moving import is_due, swap_counts, times
 from fedtiny_train.server import State
@@ -109,15 +109,16 @@ def learn(setting: Setting, outcome: Outcome) -> State:
     return _averaging(setting, outcome, state)
 
 
-def _moved(setting: Setting, outcome: Outcome, state: State, name: str, count: int) -> np.ndarray:
+def _moved(setting: Setting, outcome: Outcome, state: State, name: str, count: int) -> Mask:
     weights, mask = state.tensors[name], state.masks[name]
     gradient = outcome.gradients.get(name, np.zeros_like(weights))
     change, grow = count - int(mask.sum()), outcome.orders.top.get(name, 0)
     if change > 0:  # a layer that won weights from others: what it gains grows, and nothing goes for it
-        best = np.argsort(-np.abs(gradient * ~mask).reshape(-1), kind="stable")[:change]
-        mask = mask.copy()
-        mask.reshape(-1)[best] = True
-        return mask
+        pruned = np.flatnonzero(~mask)
+        order = np.argsort(-np.abs(gradient.reshape(-1)[pruned]), kind="stable")
+        grown = mask.reshape(-1).copy()
+        grown[pruned[order[:change]]] = True
+        return grown.reshape(mask.shape)
     return swap(weights, mask, gradient, grow, floor_of(setting, name), -change)
 
 
