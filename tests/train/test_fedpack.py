@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fedtiny_train import models
 from fedtiny_train.config import Config, apply_flags, settle
 from fedtiny_train.data import Shard
