@@ -25,7 +25,19 @@ LARGEST = {int: 2**63 - 1, float: 3e38}
 
 # each method and the module of fedtiny_train.methods it lives in
 METHODS = {"fedtiny": "fedtiny", "fedpack": "fedpack", "random": "random_mask", "erk": "erk", "fedavg": "fedavg"}
-MODELS = ("auto", "resnet8", "mlp")
+# The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
+WIDTHS = {
+    "auto": 8,
+    "resnet8": 8,
+    "mlp": 8,
+    "resnet18": 64,
+    "vgg11": 64,
+    "mobilenetv1": 8,
+    "mobilenetv2": 32,
+    "dscnn": 64,
+    "cnn": 32,
+}
+MODELS = tuple(WIDTHS)
 DATASETS = ("digits",)
 # Names that users of other tools will type; they get a clear answer instead of "no such file".
 LATER_DATASETS = ("cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "speech-commands")
@@ -76,7 +88,14 @@ class ModelOptions:
     """The network."""
 
     model: str = option("auto", "auto is resnet8 for images, mlp for feature vectors", choices=MODELS)
-    width: int = option(8, "channels of the first layer; all others follow", low=1, high=1024)
+    width: int = option(
+        0,
+        "channels of the first layer; all others follow; 0 is the network's own: "
+        + ", ".join(f"{width} {name}" for name, width in WIDTHS.items() if name != "auto")
+        + " (mobilenetv1 8 is its multiplier of 0.25, mobilenetv2 32 of 1)",
+        low=0,
+        high=1024,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +273,14 @@ def check(config: Config) -> None:
 
 
 def settle(config: Config) -> Config:
-    """Fill in what an option leaves to the method, so that config.toml says what was run."""
-    if config.train.density:
-        return config
-    own = 1.0 if config.train.method == "fedavg" else 0.1
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, density=own))
+    """Fill in what an option leaves to the method or the network, so that config.toml says what was run."""
+    density = config.train.density or (1.0 if config.train.method == "fedavg" else 0.1)
+    width = config.model.width or WIDTHS[config.model.model]
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, width=width),
+        train=dataclasses.replace(config.train, density=density),
+    )
 
 
 def _convert(item: dataclasses.Field[Any], value: object) -> Scalar:

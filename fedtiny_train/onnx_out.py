@@ -7,7 +7,8 @@ Batch norm is not folded and zeros are kept: that is the exporter's work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,40 @@ from torch import nn
 
 from fedtiny_train import __version__, models
 from fedtiny_train.models import Arrays, ModelSpec
-from fedtiny_train.models.layers import Add, Center, SameConv2d, Scale
+from fedtiny_train.models.layers import Add, Center, Scale, pads
 from fedtiny_train.trace import INPUT, OUTPUT, steps
 
 OPSET = 17
 IR_VERSION = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """How a module is written: constants by their names within the module, and numbers that no state holds."""
+
+    name: str
+    constants: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
 def to_onnx(spec: ModelSpec, state: Arrays) -> bytes:
     """Return the bytes of the model file: input (N, ...) float32, output `logits` (N, classes)."""
     plan = steps(models.shared(spec))
-    nodes, used = [], []
+    nodes, constants = [], {}
     for step in plan:
-        operator, parts, attributes = _operator(step.module)
-        constants = [f"{step.path}.{part}" for part in parts]
-        used += constants
-        nodes.append(
-            helper.make_node(operator, [*step.inputs, *constants], [step.output], name=step.path, **attributes)
-        )
+        operator = _operator(step.module)
+        own = {f"{step.path}.{part}": state[f"{step.path}.{part}"] for part in operator.constants}
+        own |= {f"{step.path}.{name}": np.array(value, np.float32) for name, value in operator.numbers.items()}
+        constants.update(own)
+        inputs = [*step.inputs, *own]
+        nodes.append(helper.make_node(operator.name, inputs, [step.output], name=step.path, **operator.attributes))
     graph = helper.make_graph(
         nodes,
         spec.name,
         [helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, ["N", *spec.shape])],
         [helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["N", spec.classes])],
-        [numpy_helper.from_array(np.asarray(state[name], dtype=np.float32), name) for name in used],
+        [numpy_helper.from_array(np.asarray(value, dtype=np.float32), name) for name, value in constants.items()],
     )
     model = helper.make_model(
         graph,
@@ -53,50 +64,71 @@ def to_onnx(spec: ModelSpec, state: Arrays) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-Operator = tuple[str, tuple[str, ...], dict[str, Any]]
-
-
 def _operator(module: nn.Module) -> Operator:
-    """Return a module's operator, its constants by their names within the module, and its attributes."""
+    """Return how a module is written."""
     for kind, rule in _RULES.items():
         if isinstance(module, kind):
             return rule(module)
     raise TypeError(f"no ONNX operator is known for {type(module).__name__}")
 
 
-def _plain(operator: str, *constants: str, **attributes: Any) -> Callable[[Any], Operator]:
-    return lambda module: (operator, constants, attributes)
+def _plain(name: str, *constants: str, **attributes: Any) -> Callable[[Any], Operator]:
+    return lambda module: Operator(name, constants, attributes)
 
 
-def _convolution(module: SameConv2d) -> Operator:
-    left, right, top, bottom = module.same
+def _pair(value: int | tuple[int, ...]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _convolution(module: nn.Conv2d) -> Operator:
+    left, right, top, bottom = pads(module)
     attributes = {
         "kernel_shape": list(module.kernel_size),
         "strides": list(module.stride),
         "pads": [top, left, bottom, right],
-        "dilations": [1, 1],
-        "group": 1,
+        "dilations": list(module.dilation),
+        "group": module.groups,
     }
-    return "Conv", ("weight", "bias") if module.bias is not None else ("weight",), attributes
+    return Operator("Conv", _weights(module), attributes)
 
 
 def _linear(module: nn.Linear) -> Operator:
-    return "Gemm", ("weight", "bias") if module.bias is not None else ("weight",), {"transB": 1}
+    return Operator("Gemm", _weights(module), {"transB": 1})
+
+
+def _weights(module: nn.Conv2d | nn.Linear) -> tuple[str, ...]:
+    return ("weight", "bias") if module.bias is not None else ("weight",)
 
 
 def _norm(module: models.Norm) -> Operator:
-    return "BatchNormalization", ("weight", "bias", "running_mean", "running_var"), {"epsilon": module.eps}
+    return Operator("BatchNormalization", ("weight", "bias", "running_mean", "running_var"), {"epsilon": module.eps})
+
+
+def _window(module: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, Any]:
+    sides = {"kernel_shape": _pair(module.kernel_size), "strides": _pair(module.stride)}
+    return {**sides, "pads": _pair(module.padding) * 2, "ceil_mode": int(module.ceil_mode)}
+
+
+def _max_pool(module: nn.MaxPool2d) -> Operator:
+    return Operator("MaxPool", (), {**_window(module), "dilations": _pair(module.dilation)})
+
+
+def _average_pool(module: nn.AvgPool2d) -> Operator:
+    return Operator("AveragePool", (), {**_window(module), "count_include_pad": int(module.count_include_pad)})
 
 
 _RULES: dict[type[nn.Module], Callable[[Any], Operator]] = {
     Center: _plain("Sub", "mean"),
     Scale: _plain("Mul", "inv_std"),
     Add: _plain("Add"),
-    SameConv2d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
     nn.BatchNorm1d: _norm,
     nn.BatchNorm2d: _norm,
+    nn.ReLU6: lambda module: Operator("Clip", numbers={"min": 0.0, "max": 6.0}),
     nn.ReLU: _plain("Relu"),
     nn.AdaptiveAvgPool2d: _plain("GlobalAveragePool"),
+    nn.AvgPool2d: _average_pool,
+    nn.MaxPool2d: _max_pool,
     nn.Flatten: _plain("Flatten", axis=1),
-    nn.Linear: _linear,
 }

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fedtiny_train.models.layers import Add, Center, SameConv2d, Scale
+from fedtiny_train.models.layers import Add, Center, Scale
 
 LEAVES: tuple[type[nn.Module], ...] = (
     Center,
     Scale,
-    SameConv2d,
     Add,
+    nn.Conv2d,
+    nn.Linear,
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.ReLU,
+    nn.ReLU6,
     nn.AdaptiveAvgPool2d,
+    nn.AvgPool2d,
+    nn.MaxPool2d,
     nn.Flatten,
-    nn.Linear,
 )
 INPUT, OUTPUT = "input", "logits"
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from fedtiny_train.config import METHODS, Config
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import Array, Mask, kept_total
-from fedtiny_train.models import ModelSpec, blocks, build, first_convolution, prunable
+from fedtiny_train.models import ModelSpec, blocks, build, depthwise, first_convolution, prunable
 from fedtiny_train.server import Answers, Check, State
 from fedtiny_train.wire import Message
 
@@ -144,7 +144,7 @@ def setting(config: Config, spec: ModelSpec) -> Setting:
     first = (
         first_convolution(model) if config.train.first_dense and not method(config.train.method).prunes_first else None
     )
-    dense = frozenset({first} if first and not whole else ())
+    dense = frozenset() if whole else depthwise(model) | ({first} if first else set())
     groups = tuple(tuple(n for n in group if n not in dense) for group in blocks(model))
     found = Setting(config, spec, sizes, dense, tuple(group for group in groups if group))
     if found.budget < len(found.maskable):

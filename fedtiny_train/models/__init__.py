@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,31 @@ import torch
 from fedtiny_export.errors import UsageError
 from torch import Tensor, nn
 
+from fedtiny_train.config import WIDTHS
+from fedtiny_train.models.cnn import cnn
+from fedtiny_train.models.dscnn import dscnn
 from fedtiny_train.models.mlp import Mlp
+from fedtiny_train.models.mobilenetv1 import mobilenetv1
+from fedtiny_train.models.mobilenetv2 import mobilenetv2
 from fedtiny_train.models.resnet8 import ResNet8
+from fedtiny_train.models.resnet18 import resnet18
+from fedtiny_train.models.vgg11 import vgg11
 from fedtiny_train.seeds import rng
 
 Array = npt.NDArray[np.float32]
 Arrays = dict[str, Array]
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
+DEEP = 5  # a plain network with as many layers is adjusted by pairs
+NETWORKS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
+    "resnet8": ResNet8,
+    "mlp": Mlp,
+    "resnet18": resnet18,
+    "vgg11": vgg11,
+    "mobilenetv1": mobilenetv1,
+    "mobilenetv2": mobilenetv2,
+    "dscnn": dscnn,
+    "cnn": cnn,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +55,19 @@ class ModelSpec:
 
 
 def choose(name: str, shape: tuple[int, ...], classes: int, width: int) -> ModelSpec:
-    """Return the network of a name for inputs of a shape; `auto` takes the one that fits."""
+    """Return the network of a name for inputs of a shape; `auto` takes the one that fits, width 0 its own."""
     if name == "auto":
         name = "resnet8" if len(shape) == 3 else "mlp"
-    wanted = 3 if name == "resnet8" else 1
+    wanted = 1 if name == "mlp" else 3
     if len(shape) != wanted:
         takes = "images (N,H,W) or (N,H,W,C)" if wanted == 3 else "feature vectors (N,F)"
         raise UsageError(f"model {name} takes {takes}; this data has samples of shape {shape}")
-    return ModelSpec(name, shape, classes, width)
+    return ModelSpec(name, shape, classes, width or WIDTHS[name])
 
 
 def build(spec: ModelSpec) -> nn.Module:
     """Return a fresh module; its values are arbitrary until `load` sets them."""
-    if spec.name == "resnet8":
-        channels, height, width = spec.shape
-        return ResNet8((channels, height, width), spec.classes, spec.width)
-    return Mlp(spec.shape[0], spec.classes, spec.width)
+    return NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
 
 
 @functools.lru_cache(maxsize=4)
@@ -77,19 +92,39 @@ def first_convolution(model: nn.Module) -> str | None:
     return name if weight.dim() == 4 else None
 
 
-def blocks(model: nn.Module) -> list[tuple[str, ...]]:
-    """Group the prunable weights by residual stack, from input to output.
+def depthwise(model: nn.Module) -> frozenset[str]:
+    """Return the weights of depthwise convolutions: few, and a channel dies with its own nine."""
+    return frozenset(
+        f"{name}.weight"
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1
+    )
 
-    The classifier joins the last group. A network without stacks has one group a layer.
+
+def blocks(model: nn.Module) -> list[tuple[str, ...]]:
+    """Group the prunable weights into what is adjusted at a time, from input to output.
+
+    A part of the network with several layers (a stage) is a group; a single layer before the first or behind
+    the last one joins it. A network of single layers has one group a layer, or if it is deep pairs of
+    consecutive layers, counted from the output, so that what is left over joins the first pair.
     """
-    groups: dict[str, list[str]] = {}
-    for name in prunable(model):
-        top = name.split(".")[0]
-        groups.setdefault(top, []).append(name)
-    ordered = [tuple(names) for names in groups.values()]
-    if any(len(names) > 1 for names in ordered):
-        ordered[-2:] = [ordered[-2] + ordered[-1]]
-    return ordered
+    names = list(prunable(model))
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.split(".")[0], []).append(name)
+    groups = [tuple(part) for part in parts.values()]
+    if len(groups) == 1 or all(len(group) == 1 for group in groups):
+        if len(names) < DEEP:
+            return [(name,) for name in names]
+        first = len(names) % 2
+        groups = [tuple(names[at : at + 2]) for at in range(first, len(names), 2)]
+        groups[0] = (*names[:first], *groups[0])
+        return groups
+    if len(groups) > 2 and len(groups[-1]) == 1:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    if len(groups) > 2 and len(groups[0]) == 1:
+        groups[:2] = [groups[0] + groups[1]]
+    return groups
 
 
 def layout(x: Tensor) -> Tensor:

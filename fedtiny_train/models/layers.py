@@ -1,13 +1,20 @@
-"""The few layers torch does not have: input normalisation, TensorFlow's 'SAME' convolution, addition by name.
+"""The few layers torch does not have, and the blocks that networks share.
 
-Each is a module so that every tensor of the exported network has the name of the module that makes it.
+Input normalisation, TensorFlow's 'SAME' convolution, addition by name: each is a module so that every tensor of
+the exported network has the name of the module that makes it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Size = tuple[int, int]
+Pads = tuple[int, int, int, int]
 
 
 class Center(nn.Module):
@@ -52,6 +59,11 @@ def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return whole // 2, whole - whole // 2
 
 
+def strided(size: Size, stride: int) -> Size:
+    """Return the image size behind a 'SAME' convolution of a stride."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution with 'SAME' padding for inputs of one known size.
 
@@ -60,14 +72,82 @@ class SameConv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, size: tuple[int, int], bias: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | Size,
+        stride: int,
+        size: Size,
+        bias: bool = False,
+        groups: int = 1,
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, padding=0, bias=bias)
-        self.same = (*same_pads(size[1], kernel, stride), *same_pads(size[0], kernel, stride))
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=0, bias=bias, groups=groups)
+        height, width = self.kernel_size
+        self.same = (*same_pads(size[1], width, stride), *same_pads(size[0], height, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad with zeros, then convolve."""
         left, right, top, bottom = self.same
         if left == right and top == bottom:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left))
-        return F.conv2d(F.pad(x, self.same), self.weight, self.bias, self.stride)
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
+        return F.conv2d(F.pad(x, self.same), self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def pads(conv: nn.Conv2d) -> Pads:
+    """Return the zeros a convolution adds: (left, right, top, bottom)."""
+    if isinstance(conv, SameConv2d):
+        return conv.same
+    if conv.padding == "valid":
+        return 0, 0, 0, 0
+    if isinstance(conv.padding, str):
+        whole = [reach * (side - 1) for reach, side in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return whole[1] // 2, whole[1] - whole[1] // 2, whole[0] // 2, whole[0] - whole[0] // 2
+    return conv.padding[1], conv.padding[1], conv.padding[0], conv.padding[0]
+
+
+class ConvNorm(nn.Module):
+    """A 'SAME' convolution, its batch norm and an activation, or none.
+
+    The convolution has no bias: the mean that batch norm subtracts takes any bias out again.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | Size,
+        stride: int,
+        size: Size,
+        groups: int = 1,
+        relu: type[nn.Module] | None = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.conv = SameConv2d(inputs, outputs, kernel, stride, size, groups=groups)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.relu = relu() if relu else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, normalise, rectify."""
+        y: Tensor = self.bn(self.conv(x))
+        return self.relu(y) if self.relu is not None else y
+
+
+class Separable(nn.Module):
+    """A depthwise 3x3 convolution, then a pointwise one; batch norm and ReLU behind each."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, size: Size) -> None:
+        super().__init__()
+        self.depth = ConvNorm(inputs, inputs, 3, stride, size, groups=inputs)
+        self.point = ConvNorm(inputs, outputs, 1, 1, strided(size, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter each channel, then mix them."""
+        y: Tensor = self.point(self.depth(x))
+        return y
+
+
+def classifier(stages: Mapping[str, nn.Module], channels: int, classes: int) -> nn.Sequential:
+    """Return a network of raw images: normalisation, the stages, the mean over the image, a linear layer."""
+    front = {"center": Center(), "scale": Scale()}
+    back = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, classes)}
+    return nn.Sequential(OrderedDict({**front, **stages, **back}))

@@ -14,11 +14,11 @@ from fedtiny_train.models.layers import Center, Scale
 class Mlp(nn.Module):
     """Raw features in, logits out; hidden layers of 8 and 4 times the width."""
 
-    def __init__(self, features: int, classes: int, width: int) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
         super().__init__()
         self.center = Center()
         self.scale = Scale()
-        self.fc1 = nn.Linear(features, 8 * width, bias=False)
+        self.fc1 = nn.Linear(shape[0], 8 * width, bias=False)
         self.bn1 = nn.BatchNorm1d(8 * width)
         self.relu1 = nn.ReLU()
         self.fc2 = nn.Linear(8 * width, 4 * width, bias=False)

@@ -17,6 +17,12 @@ SPECS = [
     models.ModelSpec("resnet8", (3, 9, 12), 4, 4),
     models.ModelSpec("resnet8", (3, 32, 32), 10, 16),
     models.ModelSpec("mlp", (13,), 3, 4),
+    models.ModelSpec("resnet18", (3, 9, 12), 4, 4),
+    models.ModelSpec("vgg11", (1, 19, 32), 4, 4),
+    models.ModelSpec("mobilenetv1", (3, 17, 32), 2, 4),
+    models.ModelSpec("mobilenetv2", (3, 9, 12), 4, 4),
+    models.ModelSpec("dscnn", (1, 49, 10), 12, 8),
+    models.ModelSpec("cnn", (3, 19, 18), 4, 4),
 ]
 
 

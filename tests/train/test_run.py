@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from fedtiny_export.errors import FedtinyError
+from onnx.reference import ReferenceEvaluator
 from safetensors.numpy import load_file, save_file
 
 from fedtiny_train import data, rounds, runfolder
@@ -111,7 +112,7 @@ def test_samples_are_raw_and_give_the_accuracy(run):
     with np.load(run / "samples.npz", allow_pickle=False) as samples:
         x, y = samples["x"], samples["y"]
     assert (x.shape, y.shape, x.max()) == ((100, 8, 8), (100,), 16.0)
-    found = onnx.reference.ReferenceEvaluator(onnx.load(run / "model.onnx"))
+    found = ReferenceEvaluator(onnx.load(run / "model.onnx"))
     logits = found.run(None, {"input": x[:, None].astype(np.float32)})[0]
     assert abs((logits.argmax(1) == y).mean() - summary_of(run)["accuracy"]) < 0.15
 
