@@ -120,6 +120,7 @@ class TrainOptions:
         5, "passes over the public data under a new mask, before any client sees it; the paper has none: 0", low=0
     )
     first_dense: bool = option(True, "leave a first convolution unpruned (it counts as kept all the same)")
+    depthwise_dense: bool = option(True, "leave depthwise convolutions unpruned (they count as kept all the same)")
     recalibrate: int = option(3, "passes that renew the batch-norm statistics after the last round; 0 is off", low=0)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import nn
+
 from fedtiny_train.config import METHODS, Config
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import Array, Mask, kept_total
@@ -120,13 +122,13 @@ def _as_it_is(setting: Setting, state: State, services: Services) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method; a method with `prunes_first` prunes the first convolution whatever `first_dense` says."""
+    """One method; with `prunes_all` no layer is left dense, whatever the options say."""
 
     begin: Callable[[Setting, State, Services], State]
     orders: Callable[[Setting, State, int], Orders] = _nothing
     learn: Callable[[Setting, Outcome], State] = _averaged
     close: Callable[[Setting, State, Services], State] = _as_it_is
-    prunes_first: bool = False
+    prunes_all: bool = False
 
 
 def method(name: str) -> Method:
@@ -140,11 +142,7 @@ def setting(config: Config, spec: ModelSpec) -> Setting:
     """Collect the facts about a network; refuse a density that leaves a layer without a weight."""
     model = build(spec)
     sizes = {name: weight.numel() for name, weight in prunable(model).items()}
-    whole = config.train.density >= 1
-    first = (
-        first_convolution(model) if config.train.first_dense and not method(config.train.method).prunes_first else None
-    )
-    dense = frozenset() if whole else depthwise(model) | ({first} if first else set())
+    dense = _left_dense(config, model)
     groups = tuple(tuple(n for n in group if n not in dense) for group in blocks(model))
     found = Setting(config, spec, sizes, dense, tuple(group for group in groups if group))
     if found.budget < len(found.maskable):
@@ -152,12 +150,21 @@ def setting(config: Config, spec: ModelSpec) -> Setting:
     return found
 
 
+def _left_dense(config: Config, model: nn.Module) -> frozenset[str]:
+    """Return the weights that are not pruned: a first convolution, and depthwise ones, whose channels die with them."""
+    options = config.train
+    if options.density >= 1 or method(options.method).prunes_all:
+        return frozenset()
+    first = first_convolution(model) if options.first_dense else None
+    return frozenset({first} if first else ()) | (depthwise(model) if options.depthwise_dense else frozenset())
+
+
 def _too_sparse(found: Setting) -> Exception:
     from fedtiny_export.errors import UsageError
 
     dense = sum(found.sizes[name] for name in found.dense)
     least = (dense + len(found.maskable)) / sum(found.sizes.values())
-    remedy = ", --no-first-dense" if dense else ""
+    remedy = ", --no-first-dense or --no-depthwise-dense" if dense else ""
     return UsageError(
         f"density {found.config.train.density} keeps too few of {sum(found.sizes.values())} weights: the layers left "
         f"dense have {dense} and each of {len(found.maskable)} others needs one; "

@@ -157,4 +157,4 @@ def close(setting: Setting, state: State, services: Services) -> State:
     return replace(state, tensors=state.tensors | means)
 
 
-METHOD = Method(begin, orders, learn, close, prunes_first=True)
+METHOD = Method(begin, orders, learn, close, prunes_all=True)

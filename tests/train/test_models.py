@@ -200,6 +200,7 @@ def random_npz(path, shape, classes=3, count=48):
 
 SHORT = {
     "clients": 2, "partition": "iid", "public": "holdout:8", "rounds": 2, "local_epochs": 1, "batch": 8, "density": 0.5,
+    "depthwise_dense": False,
     "pool": 2, "pretrain_epochs": 3, "tune_epochs": 3, "adaptation_passes": 1, "adjust_every": 1, "adjust_until": 2,
     "lr": 0.01,
 }  # fmt: skip
