@@ -81,6 +81,10 @@ class DataOptions:
     public: str = option(
         "holdout:100", "data to pre-train on: holdout:N takes N training samples from the clients; or none"
     )
+    train_samples: int = option(
+        0, "train on N samples only, drawn by the seed with the classes in proportion; 0 is all", low=0
+    )
+    test_samples: int = option(0, "test on N samples only, evenly spaced in the order of the set; 0 is all", low=0)
 
 
 @dataclass(frozen=True, slots=True)

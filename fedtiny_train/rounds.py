@@ -206,7 +206,7 @@ def carry_out(config: Config, folder: Path, progress: Progress, resume: bool = F
     not stay when there is nothing to go on with: no round was completed, or training diverged.
     """
     prepare_torch()
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.run.seed)
     origin = runfolder.Origin(data.fingerprint(dataset), recorded(config))
     with opened(config, dataset) as run:
         if resume:

@@ -17,7 +17,7 @@ from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
 from fedtiny_train.config import DATASETS, LATER_DATASETS, DataOptions, split_spec
 from fedtiny_train.data import digits, npz, partition
-from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
 Samples = npt.NDArray[np.float32]
@@ -43,8 +43,12 @@ class Federation:
     test_client: Labels | None
 
 
-def load(options: DataOptions) -> Dataset:
-    """Read the data set that was asked for."""
+def load(options: DataOptions, seed: int = 0) -> Dataset:
+    """Read the data set that was asked for, or as much of it as was asked for."""
+    return limited(_read(options), options.train_samples, options.test_samples, rng(seed, "subset"))
+
+
+def _read(options: DataOptions) -> Dataset:
     if options.data == "digits":
         return digits.read()
     if options.data in LATER_DATASETS:
@@ -107,7 +111,11 @@ def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
     parts = partition.split(
         options.partition, dataset.y_train[private], options.clients, natural, rng(seed, "partition")
     )
-    x, y = to_network(dataset.x_train), dataset.y_train
-    shards = tuple(Shard(k, x[private[part]].copy(), y[private[part]]) for k, part in enumerate(parts))
+    # One part at a time, since the whole set as float32 beside its parts would need its memory twice.
+    shards = tuple(_shard(k, dataset.x_train, dataset.y_train, private[part]) for k, part in enumerate(parts))
     test = Shard(-1, to_network(dataset.x_test), dataset.y_test)
-    return Federation(shards, Shard(-1, x[held].copy(), y[held]), test, dataset.client_test)
+    return Federation(shards, _shard(-1, dataset.x_train, dataset.y_train, held), test, dataset.client_test)
+
+
+def _shard(client: int, x: npt.NDArray[Any], y: Labels, chosen: npt.NDArray[np.int64]) -> Shard:
+    return Shard(client, to_network(x[chosen]), y[chosen])
