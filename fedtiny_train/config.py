@@ -24,7 +24,14 @@ Scalar = bool | int | float | str
 LARGEST = {int: 2**63 - 1, float: 3e38}
 
 # each method and the module of fedtiny_train.methods it lives in
-METHODS = {"fedtiny": "fedtiny", "fedpack": "fedpack", "random": "random_mask", "erk": "erk", "fedavg": "fedavg"}
+METHODS = {
+    "fedtiny": "fedtiny",
+    "fedpack": "fedpack",
+    "random": "random_mask",
+    "erk": "erk",
+    "fedavg": "fedavg",
+    "rigl": "rigl",
+}
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
 # Names that users of other tools will type; they get a clear answer instead of "no such file".
