@@ -31,6 +31,8 @@ METHODS = {
     "erk": "erk",
     "fedavg": "fedavg",
     "rigl": "rigl",
+    "magnitude": "magnitude",
+    "feddst": "feddst",
 }
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
