@@ -33,6 +33,8 @@ METHODS = {
     "rigl": "rigl",
     "magnitude": "magnitude",
     "feddst": "feddst",
+    "prunefl": "prunefl",
+    "lotteryfl": "lotteryfl",
 }
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
@@ -155,6 +157,20 @@ class FedPackOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneFLOptions:
+    """PruneFL alone: dense gradients."""
+
+    adjust_all: bool = option(False, "move weights of first layer, shortcuts and classifier too")
+
+
+@dataclass(frozen=True, slots=True)
+class LotteryFLOptions:
+    """LotteryFL alone: dense at first, thinned out in steps."""
+
+    rewind: bool = option(False, "after each step the weights that are left begin again from their first values")
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -177,6 +193,8 @@ class Config:
     pruning: PruningOptions = field(default_factory=PruningOptions)
     fedtiny: FedTinyOptions = field(default_factory=FedTinyOptions)
     fedpack: FedPackOptions = field(default_factory=FedPackOptions)
+    prunefl: PruneFLOptions = field(default_factory=PruneFLOptions)
+    lotteryfl: LotteryFLOptions = field(default_factory=LotteryFLOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
