@@ -35,6 +35,8 @@ METHODS = {
     "feddst": "feddst",
     "prunefl": "prunefl",
     "lotteryfl": "lotteryfl",
+    "snip": "snip",
+    "synflow": "synflow",
 }
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
@@ -171,6 +173,17 @@ class LotteryFLOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """SNIP and SynFlow: pruning by a score before training."""
+
+    score_steps: int = option(5, "steps from dense to the density; SynFlow's paper has 100, SNIP's 1", low=1)
+    score_schedule: str = option("linear", "how the density falls from step to step", choices=("linear", "exponential"))
+    score_scope: str = option(
+        "layer", "the same density in each layer, or a competition of all (the papers)", choices=("layer", "global")
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -195,6 +208,7 @@ class Config:
     fedpack: FedPackOptions = field(default_factory=FedPackOptions)
     prunefl: PruneFLOptions = field(default_factory=PruneFLOptions)
     lotteryfl: LotteryFLOptions = field(default_factory=LotteryFLOptions)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
