@@ -24,7 +24,20 @@ Scalar = bool | int | float | str
 LARGEST = {int: 2**63 - 1, float: 3e38}
 
 # each method and the module of fedtiny_train.methods it lives in
-METHODS = {"fedtiny": "fedtiny", "fedpack": "fedpack", "random": "random_mask", "erk": "erk", "fedavg": "fedavg"}
+METHODS = {
+    "fedtiny": "fedtiny",
+    "fedpack": "fedpack",
+    "random": "random_mask",
+    "erk": "erk",
+    "fedavg": "fedavg",
+    "rigl": "rigl",
+    "magnitude": "magnitude",
+    "feddst": "feddst",
+    "prunefl": "prunefl",
+    "lotteryfl": "lotteryfl",
+    "snip": "snip",
+    "synflow": "synflow",
+}
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
     "auto": 8,
@@ -170,6 +183,31 @@ class FedPackOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneFLOptions:
+    """PruneFL alone: dense gradients."""
+
+    adjust_all: bool = option(False, "move weights of first layer, shortcuts and classifier too")
+
+
+@dataclass(frozen=True, slots=True)
+class LotteryFLOptions:
+    """LotteryFL alone: dense at first, thinned out in steps."""
+
+    rewind: bool = option(False, "after each step the weights that are left begin again from their first values")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """SNIP and SynFlow: pruning by a score before training."""
+
+    score_steps: int = option(5, "steps from dense to the density; SynFlow's paper has 100, SNIP's 1", low=1)
+    score_schedule: str = option("linear", "how the density falls from step to step", choices=("linear", "exponential"))
+    score_scope: str = option(
+        "layer", "the same density in each layer, or a competition of all (the papers)", choices=("layer", "global")
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -192,6 +230,9 @@ class Config:
     pruning: PruningOptions = field(default_factory=PruningOptions)
     fedtiny: FedTinyOptions = field(default_factory=FedTinyOptions)
     fedpack: FedPackOptions = field(default_factory=FedPackOptions)
+    prunefl: PruneFLOptions = field(default_factory=PruneFLOptions)
+    lotteryfl: LotteryFLOptions = field(default_factory=LotteryFLOptions)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 

@@ -71,7 +71,7 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
     """Send the K largest gradients of each layer's pruned positions.
 
     They are those of the last batch; with `squares` the mean of their squares over all batches, as PruneFL has
-    it. With `scale_by_norm` a gradient is weighed by its filter's batch-norm deviation.
+    it. With `scale_by_norm` a gradient is weighed by its filter's batch-norm deviation (before it is squared).
     """
     wanted = lesson.asked("top")
     if not wanted:
@@ -91,7 +91,8 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
         for name, count in wanted.items():
             gradient = kept[name]
             if name in scales:
-                gradient = gradient * scales[name].reshape(-1, *[1] * (gradient.ndim - 1))
+                scale = scales[name].reshape(-1, *[1] * (gradient.ndim - 1))
+                gradient = gradient * (scale**2 if squares else scale)
             indices, values = top_gradients(gradient, lesson.masks[name].numpy(), count)
             found[f"top/{name}"] = Sparse(gradient.shape, indices, values)
         return found

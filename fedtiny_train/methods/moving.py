@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedtiny_train.masks import swap_count
-from fedtiny_train.methods import Setting
+from fedtiny_train.masks import swap, swap_count
+from fedtiny_train.methods import Outcome, Setting
 from fedtiny_train.server import State
 
 
@@ -35,3 +35,13 @@ def swap_counts(setting: Setting, state: State, names: Sequence[str], number: in
         if count := min(count, live, mask.size - live):
             counts[name] = count
     return counts
+
+
+def swapped(setting: Setting, outcome: Outcome) -> State:
+    """Swap the smallest live weights for the pruned positions with the largest averaged gradients."""
+    state = outcome.state
+    masks = dict(state.masks)
+    for name, gradient in outcome.gradients.items():
+        floor = setting.row_floor(name)
+        masks[name] = swap(state.tensors[name], masks[name], gradient, outcome.orders.top[name], floor)
+    return state.with_masks(masks)
