@@ -179,6 +179,7 @@ class FedPackOptions:
     class_floor: int = option(3, "weights each class row of the last layer keeps", low=0)
     server_momentum: float = option(0.0, "momentum of the server's steps", low=0, high=0.99)
     average_last: float = option(0.0, "share of the rounds, the last ones, whose weights are averaged", low=0, high=1)
+    clear_dead_ends: bool = option(True, "drop first the weights that no path from input to output uses")
     global_share: float = option(0.0, "part of the kept weights that all layers compete for", low=0, high=1)
 
 
