@@ -48,7 +48,7 @@ def _living(plan: list[Step], masks: Mapping[str, Mask], channels: int) -> dict[
         mask = masks.get(f"{step.path}.weight")
         if mask is not None:
             made = mask & _by_source(step.module, _spread(living[step.inputs[0]], mask, step.module), mask)
-            living[step.output] = made.reshape(len(mask), -1).any(axis=1)
+            living[step.output] = np.asarray(made.reshape(len(mask), -1).any(axis=1))
         else:
             living[step.output] = np.asarray(np.any([living[name] for name in step.inputs], axis=0), dtype=np.bool_)
     return living
