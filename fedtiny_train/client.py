@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,10 @@ from fedtiny_train.habits import Habit, Lesson, habits
 from fedtiny_train.masks import Mask
 from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.seeds import rng
-from fedtiny_train.wire import Message, Sparse
+from fedtiny_train.wire import Message, Sparse, WireError
 
 DEV_SHARE = 0.1
+OWN, UPLOADED = "own/", "uploaded loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,10 @@ def precision(local: LocalSpec) -> AbstractContextManager[object]:
 
 
 def train(request: Message, device: Device) -> Message:
-    """Train for a round; send the new state, and what the request's habits found."""
+    """Train for a round; send the new state, and what the request's habits found, in as many bits as were asked in.
+
+    Where the request allows to skip, a device whose loss is not below that of its last upload sends no weights.
+    """
     shard, local = device.shard, device.local
     state, masks = unpack(request)
     model = models.shared(local.model)
@@ -137,13 +141,29 @@ def train(request: Message, device: Device) -> Message:
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
     loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers)
+    numbers = {"samples": len(shard.y), "loss": loss}
+    may_skip = bool(request.numbers.get("may_skip"))
+    if may_skip and not loss < _last_upload(device):
+        return Message("skipped", numbers)
     after = models.read(model)
     live = {name: mask.numpy() for name, mask in lesson.masks.items()}
     fixed = {"center.mean", "scale.inv_std"} | (running(model) if len(shard.y) < 2 else set())
     tensors = {name: wire.masked(a, live.get(name)) for name, a in after.items() if name not in fixed}
     for habit in added:
         tensors |= habit.results()
-    return Message("update", {"samples": len(shard.y), "loss": loss}, tensors)
+    if may_skip:
+        tensors[OWN + UPLOADED] = np.array(loss)
+    return Message("update", numbers, tensors, request.bits)
+
+
+def _last_upload(device: Device) -> float:
+    """Return the loss that the device last uploaded with; before the first upload every loss is below it."""
+    if device.own is None or UPLOADED not in device.own.tensors:
+        return math.inf
+    noted = device.own.array(UPLOADED)
+    if noted.shape or not np.isfinite(noted):
+        raise WireError(f"what client {device.shard.client} noted of its last upload is no loss; start a new run")
+    return float(noted)
 
 
 def saliency(request: Message, device: Device) -> Message:
@@ -252,7 +272,6 @@ def histograms(request: Message, device: Device) -> Message:
     return Message("histograms", {}, {"counts": counts})
 
 
-OWN = "own/"
 Duty = Callable[[Message, Device], Message]
 DUTIES: Mapping[str, Duty] = {
     "train": train,
@@ -273,5 +292,5 @@ def answer(order: Order, shard: Shard, local: LocalSpec) -> Reply:
     found = DUTIES[message.kind](message, Device(shard, local, kept, own))
     sent = {name: t for name, t in found.tensors.items() if not name.startswith(OWN)}
     notes = {name.removeprefix(OWN): t for name, t in found.tensors.items() if name.startswith(OWN)}
-    body = wire.encode(Message(found.kind, found.numbers, sent))
+    body = wire.encode(replace(found, tensors=sent))
     return Reply(body, wire.encode(Message("own", {}, notes)) if notes else order.own)

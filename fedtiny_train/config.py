@@ -37,6 +37,7 @@ METHODS = {
     "lotteryfl": "lotteryfl",
     "snip": "snip",
     "synflow": "synflow",
+    "fl-pqsu": "fl_pqsu",
 }
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
@@ -209,6 +210,14 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FlPqsuOptions:
+    """FL-PQSU alone: quantised exchange, selective upload."""
+
+    exchange_bits: int = option(8, "bits of each value that server and clients exchange: 8 or 32", low=8, high=32)
+    selective_upload: bool = option(True, "a client uploads only if its loss is below that of its last upload")
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -234,6 +243,7 @@ class Config:
     prunefl: PruneFLOptions = field(default_factory=PruneFLOptions)
     lotteryfl: LotteryFLOptions = field(default_factory=LotteryFLOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    flpqsu: FlPqsuOptions = field(default_factory=FlPqsuOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -296,6 +306,8 @@ def check(config: Config) -> None:
     """Raise ValueError with one clear line if an option has a value it may not have."""
     for section, item in options():
         _check_option(item, getattr(getattr(config, section), item.name))
+    if config.flpqsu.exchange_bits not in (8, 32):
+        raise ValueError(f"exchange_bits is {config.flpqsu.exchange_bits}; it must be 8 or 32")
     kind, value = split_spec(config.data.partition)
     if kind not in (known := ("iid", "dirichlet", "shards", "natural")):
         raise ValueError(f"unknown partition {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")

@@ -141,19 +141,22 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     """Train one round at the clients and average; the masks stay as they are."""
     numbers = {"round": float(number), "lr": lr} | orders.request()
     invited = taking_part(run, number)
-    check = update_check(state, orders.top, orders.own_masks)
-    answers = run.ask(traffic, state.message("train", numbers), check, invited, own=state.own)
-    mean = average(answers.messages, list(state.tensors))
+    check = update_check(state, orders.top, orders.own_masks, orders.may_skip)
+    request = replace(state.message("train", numbers), bits=orders.bits)
+    answers = run.ask(traffic, request, check, invited, own=state.own)
+    updates = {k: m for k, m in answers.messages.items() if m.kind == "update"}
+    mean = average(updates, list(state.tensors))
     after = replace(state, tensors=state.tensors | mean, own={**state.own, **answers.own})
-    gradients = combine_top(answers.messages, list(orders.top))
+    gradients = combine_top(updates, list(orders.top))
     line: Line = {
         **_costs(run, state, orders, invited),
         "clients": [
             {"id": k, "samples": int(m.numbers["samples"]), "loss": m.numbers["loss"]}
+            | ({} if k in updates else {"skipped": True})
             for k, m in sorted(answers.messages.items())
         ],
     }
-    return Outcome(number, state, after, answers.messages, gradients, orders), line
+    return Outcome(number, state, after, updates, gradients, orders), line
 
 
 def _costs(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> Line:

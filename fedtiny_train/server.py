@@ -136,10 +136,11 @@ def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optiona
             raise FedtinyError(f"{name} is missing")
 
 
-def update_check(state: State, top: Mapping[str, int], own_masks: bool = False) -> Check:
+def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, may_skip: bool = False) -> Check:
     """Return the check of a round's update: finite, of the right shapes, live only where the mask is.
 
-    With `own_masks` a client may have moved its live weights, but has as many of them in each layer.
+    With `own_masks` a client may have moved its live weights, but has as many of them in each layer. With
+    `may_skip` it may say instead that it sends none.
     """
     fixed = ("center.mean", "scale.inv_std")
     shapes = {name: a.shape for name, a in state.tensors.items() if name not in fixed}
@@ -148,6 +149,10 @@ def update_check(state: State, top: Mapping[str, int], own_masks: bool = False) 
     shapes |= {name: state.tensors[name.removeprefix("top/")].shape for name in wanted}
 
     def check(message: Message) -> None:
+        if may_skip and message.kind == "skipped":
+            need(message, "skipped", ("samples", "loss"))
+            need_shapes(message, {})
+            return
         need(message, "update", ("samples", "loss"))
         need_shapes(message, shapes, statistics)
         for name, mask in state.masks.items():

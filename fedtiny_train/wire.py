@@ -4,9 +4,13 @@ A message has a kind, some numbers by name and some tensors by name. A tensor is
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
 are part of the value, since a live weight may be zero. `decode` trusts nothing it reads.
 
+A message of 8 bits carries its float32 tensors as zero + scale * code, code 0 to 255 from their least to their
+greatest value, where that is shorter (more than two values). It arrives as ordinary float32 tensors.
+
     "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*
     tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
+    values  = number* | f32 scale  f32 zero  u8* codes (type 3)
     name    = u8 length  UTF-8;  all numbers little-endian
 """
 
@@ -26,6 +30,7 @@ T = TypeVar("T")
 
 MAGIC = b"FTW1"
 TYPES = ("<f4", "<f8", "<i8")
+AFFINE8 = len(TYPES)
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
 MOST_ELEMENTS = 1 << 30
 
@@ -60,11 +65,12 @@ Tensor = npt.NDArray[Any] | Sparse
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """One message, either way."""
+    """One message, either way; `bits` is how many a float32 value takes on its way, 8 or 32."""
 
     kind: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    bits: int = 32
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """Return a tensor as a dense array."""
@@ -93,35 +99,53 @@ def encode(message: Message) -> bytes:
     parts += [_name(name) + struct.pack("<d", number) for name, number in message.numbers.items()]
     parts.append(struct.pack("<I", len(message.tensors)))
     for name, tensor in message.tensors.items():
-        parts += [_name(name), _encode_tensor(tensor)]
+        parts += [_name(name), _encode_tensor(tensor, message.bits)]
     return b"".join(parts)
 
 
-def _encode_tensor(tensor: Tensor) -> bytes:
+def _encode_tensor(tensor: Tensor, bits: int) -> bytes:
     values = tensor.values if isinstance(tensor, Sparse) else tensor
     code = TYPES.index(values.dtype.newbyteorder("<").str)
+    if bits == 8 and code == 0 and values.size > 2:
+        code = AFFINE8
     shape = tensor.shape
     size = math.prod(shape)
     form, places = DENSE, b""
     if isinstance(tensor, Sparse):
         width = 2 if size <= 1 << 16 else 4
         if -(-size // 8) <= width * len(tensor.indices):
-            bits = np.zeros(size, dtype=np.uint8)
-            bits[tensor.indices] = 1
-            form, places = BITMAP, np.packbits(bits, bitorder="little").tobytes()
+            marks = np.zeros(size, dtype=np.uint8)
+            marks[tensor.indices] = 1
+            form, places = BITMAP, np.packbits(marks, bitorder="little").tobytes()
         else:
             form = INDEX16 if width == 2 else INDEX32
             places = tensor.indices.astype(f"<u{width}").tobytes()
         places = struct.pack("<I", len(tensor.indices)) + places
     head = struct.pack(f"<BBB{len(shape)}I", code, form, len(shape), *shape)
-    return head + places + values.astype(TYPES[code]).tobytes()
+    return head + places + (_quantise(values) if code == AFFINE8 else values.astype(TYPES[code]).tobytes())
+
+
+def _quantise(values: npt.NDArray[np.float32]) -> bytes:
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.float32((high - low) / 255)
+    codes = np.zeros(values.shape, dtype=np.uint8)
+    if np.isfinite(scale) and scale > 0:
+        codes = np.rint((values.astype(np.float64) - low) / float(scale)).clip(0, 255).astype(np.uint8)
+    # What is not finite has no scale either: it arrives as NaN, and whoever reads it refuses it.
+    return struct.pack("<ff", scale, low) + codes.tobytes()
+
+
+def _dequantise(scale: float, zero: float, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(zero + scale * codes.astype(np.float64), dtype=np.float32)
 
 
 class _Reader:
     """A cursor over bytes that cannot leave them."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.at, self.quantised = data, 0, False
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
@@ -150,9 +174,10 @@ def decode(data: bytes) -> Message:
     kind = reader.name()
     numbers = _named(reader, reader.number("H"), lambda: float(reader.number("d")))
     tensors = _named(reader, reader.number("I"), lambda: _decode_tensor(reader))
+    bits = 8 if reader.quantised else 32
     if reader.at != len(data):
         raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
-    return Message(kind, numbers, tensors)
+    return Message(kind, numbers, tensors, bits)
 
 
 def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
@@ -167,19 +192,26 @@ def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
 
 def _decode_tensor(reader: _Reader) -> Tensor:
     code, form, rank = reader.number("B"), reader.number("B"), reader.number("B")
-    if code >= len(TYPES) or form > INDEX32:
+    if code > AFFINE8 or form > INDEX32:
         raise WireError(f"unknown tensor type {code} or form {form}")
     shape = tuple(int(reader.number("I")) for _ in range(rank))
     size = math.prod(shape)
     if size > MOST_ELEMENTS:
         raise WireError(f"a tensor of {size} elements is over the limit of {MOST_ELEMENTS}")
-    kind = np.dtype(TYPES[code])
     if form == DENSE:
-        return np.frombuffer(reader.take(size * kind.itemsize), kind).reshape(shape).astype(kind)
+        return _decode_values(reader, code, size).reshape(shape)
     count = int(reader.number("I"))
     indices = _decode_places(reader, form, size, count)
-    values = np.frombuffer(reader.take(count * kind.itemsize), kind)
-    return Sparse(shape, indices, values.astype(kind))
+    return Sparse(shape, indices, _decode_values(reader, code, count))
+
+
+def _decode_values(reader: _Reader, code: int, count: int) -> npt.NDArray[Any]:
+    if code == AFFINE8:
+        reader.quantised = True
+        scale, zero = float(reader.number("f")), float(reader.number("f"))
+        return _dequantise(scale, zero, np.frombuffer(reader.take(count), np.uint8))
+    kind = np.dtype(TYPES[code])
+    return np.frombuffer(reader.take(count * kind.itemsize), kind).astype(kind)
 
 
 def _decode_places(reader: _Reader, form: int, size: int, count: int) -> npt.NDArray[np.int64]:

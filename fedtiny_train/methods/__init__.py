@@ -64,20 +64,25 @@ class Orders:
 
     top        how many gradients of pruned positions each layer sends
     own_masks  whether a client may move its live weights elsewhere; their number in each layer stays
+    may_skip   whether a client sends no weights unless its loss is below that of its last upload
+    bits       how many a float32 value takes on its way, either way: 8 or 32
     """
 
     top: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     own_masks: bool = False
+    may_skip: bool = False
+    bits: int = 32
 
     def request(self) -> dict[str, float]:
         """Return the orders as the numbers of a request."""
-        return {**self.numbers, **{f"top/{name}": float(count) for name, count in self.top.items()}}
+        skip = {"may_skip": 1.0} if self.may_skip else {}
+        return {**self.numbers, **skip, **{f"top/{name}": float(count) for name, count in self.top.items()}}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a round: the state before it, the averaged one under the same masks, and every good answer."""
+    """What came of a round: the state before it, the averaged one under the same masks, and every good update."""
 
     number: int
     before: State
