@@ -24,7 +24,14 @@ Scalar = bool | int | float | str
 LARGEST = {int: 2**63 - 1, float: 3e38}
 
 # each method and the module of fedtiny_train.methods it lives in
-METHODS = {"fedtiny": "fedtiny", "fedpack": "fedpack", "random": "random_mask", "erk": "erk", "fedavg": "fedavg"}
+METHODS = {
+    "fedtiny": "fedtiny",
+    "fedpack": "fedpack",
+    "random": "random_mask",
+    "erk": "erk",
+    "fedavg": "fedavg",
+    "fedmef": "fedmef",
+}
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
     "auto": 8,
@@ -166,6 +173,17 @@ class FedPackOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FedMefOptions:
+    """FedMef alone: weights are emptied before they are pruned."""
+
+    fedmef_rate: float = option(0.4, "share of a layer's live weights that the first swap moves", low=0, high=1)
+    extrusion: bool = option(True, "press the weights about to be pruned towards zero before they are")
+    extrusion_weight: float = option(
+        1e-2, "weight of their squares in the loss; 1e-2 and 1e-4 are both in public implementations", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -188,6 +206,7 @@ class Config:
     pruning: PruningOptions = field(default_factory=PruningOptions)
     fedtiny: FedTinyOptions = field(default_factory=FedTinyOptions)
     fedpack: FedPackOptions = field(default_factory=FedPackOptions)
+    fedmef: FedMefOptions = field(default_factory=FedMefOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
