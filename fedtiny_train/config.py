@@ -38,6 +38,7 @@ METHODS = {
     "snip": "snip",
     "synflow": "synflow",
     "fl-pqsu": "fl_pqsu",
+    "fedmef": "fedmef",
 }
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
@@ -210,6 +211,17 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FedMefOptions:
+    """FedMef alone: weights are emptied before they are pruned."""
+
+    fedmef_rate: float = option(0.4, "share of a layer's live weights that the first swap moves", low=0, high=1)
+    extrusion: bool = option(True, "press the weights about to be pruned towards zero before they are")
+    extrusion_weight: float = option(
+        1e-2, "weight of their squares in the loss; 1e-2 and 1e-4 are both in public implementations", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FlPqsuOptions:
     """FL-PQSU alone: quantised exchange, selective upload."""
 
@@ -244,6 +256,7 @@ class Config:
     lotteryfl: LotteryFLOptions = field(default_factory=LotteryFLOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     flpqsu: FlPqsuOptions = field(default_factory=FlPqsuOptions)
+    fedmef: FedMefOptions = field(default_factory=FedMefOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 

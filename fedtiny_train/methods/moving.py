@@ -21,12 +21,16 @@ def is_due(number: int, every: int, until: int) -> bool:
     return number % every == 0 and number <= until
 
 
-def swap_counts(setting: Setting, state: State, names: Sequence[str], number: int, until: int) -> dict[str, int]:
+def swap_counts(
+    setting: Setting, state: State, names: Sequence[str], number: int, until: int, rate: float | None = None
+) -> dict[str, int]:
     """Return a_t of each layer, at most its live and its pruned weights; layers that swap nothing are left out.
 
-    a_t = rate / 2 * (1 + cos(pi t / T)) * live, in local epochs: t = number * E, T = until * E.
+    a_t = rate / 2 * (1 + cos(pi t / T)) * live, in local epochs: t = number * E, T = until * E. The rate is
+    `adjust_rate` unless a method has one of its own.
     """
-    epochs, rate = setting.config.train.local_epochs, setting.config.pruning.adjust_rate
+    epochs = setting.config.train.local_epochs
+    rate = setting.config.pruning.adjust_rate if rate is None else rate
     counts = {}
     for name in names:
         mask = state.masks[name]
