@@ -53,9 +53,7 @@ WIDTHS = {
     "cnn": 32,
 }
 MODELS = tuple(WIDTHS)
-DATASETS = ("digits",)
-# Names that users of other tools will type; they get a clear answer instead of "no such file".
-LATER_DATASETS = ("cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "speech-commands")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
 LATER = {"engine": ("flower",), "device": ("cuda",)}
 
 
@@ -89,8 +87,12 @@ def option(
 class DataOptions:
     """Which data, and how it is spread over the clients."""
 
-    data: str = option("digits", "digits (bundled), or a FILE.npz with x_train y_train x_test y_test")
-    data_dir: str = option("", "folder that relative data files are looked up in")
+    data: str = option(
+        "digits",
+        "digits (bundled); a set in data_dir as its authors hand it out: cifar10, cifar100, svhn, mnist, "
+        "fashion-mnist; or a FILE.npz with x_train y_train x_test y_test",
+    )
+    data_dir: str = option("", "folder that known sets and relative data files are looked up in")
     clients: int = option(10, "number of clients; with natural clients, 0 keeps them all", low=0)
     partition: str = option("dirichlet:0.5", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural")
     public: str = option(
