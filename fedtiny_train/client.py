@@ -62,10 +62,10 @@ def unpack(message: Message) -> tuple[Arrays, dict[str, Mask]]:
 
 
 def batches(count: int, size: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
-    """Shuffle `count` samples into batches; a last batch of one joins the one before."""
+    """Shuffle `count` samples into batches; a last batch of one joins the one before, unless all are of one."""
     order = generator.permutation(count)
     cut = [order[i : i + size] for i in range(0, count, size)]
-    if len(cut) > 1 and len(cut[-1]) == 1:
+    if len(cut) > 1 and len(cut[-1]) == 1 < size:
         cut[-2:] = [np.concatenate(cut[-2:])]
     return cut
 
@@ -81,10 +81,11 @@ def fit(
 ) -> Trained:
     """Train in place with SGD over a schedule of batches; masked weights are zero after every step.
 
-    With a single sample the batch norm keeps its statistics, which a batch of one cannot renew. The gradients
+    With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. The gradients
     of the prunable weights in the last batch are kept if asked for: dense ones, the pruned positions included.
     """
-    model.train(len(shard.y) > 1)
+    model.train(renews(model, shard))
+    models.set_masks(model, masks)
     weights = models.prunable(model)
     frozen = [(weights[name], torch.from_numpy(mask)) for name, mask in masks.items()]
     step = torch.optim.SGD(model.parameters(), lr, local.momentum, weight_decay=local.weight_decay)
@@ -93,7 +94,7 @@ def fit(
     for index, batch in enumerate(schedule):
         chosen = torch.from_numpy(batch)
         step.zero_grad()
-        loss = F.cross_entropy(model(x[chosen]), y[chosen])
+        loss = F.cross_entropy(model(models.lay_out(x[chosen])), y[chosen])
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
         if keep_gradients and index == len(schedule) - 1:
@@ -105,17 +106,22 @@ def fit(
     return Trained(math.fsum(losses) / max(1, len(losses)), kept)
 
 
+def renews(model: nn.Module, shard: Shard) -> bool:
+    """Return whether training on a shard can renew the statistics of the network's batch norms."""
+    return len(shard.y) > 1 or not models.needs_two_samples(model)
+
+
 def train(request: Message, kept: Message | None, shard: Shard, local: LocalSpec) -> Message:
     """Train for a round; send the new state and, where asked, the top-K gradients of pruned positions."""
     state, masks = unpack(request)
     model = models.shared(local.model)
-    models.load(model, state)
+    models.load(model, state, masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
     wanted = {n.removeprefix("top/"): int(k) for n, k in request.numbers.items() if n.startswith("top/")}
     done = fit(model, shard, masks, schedule, request.numbers["lr"], local, bool(wanted))
     after = models.read(model)
-    fixed = {"center.mean", "scale.inv_std"} | (running(model) if len(shard.y) < 2 else set())
+    fixed = {"center.mean", "scale.inv_std"} | (set() if renews(model, shard) else running(model))
     tensors = {name: wire.masked(a, masks.get(name)) for name, a in after.items() if name not in fixed}
     scales = deviations(model) if request.numbers.get("scale_by_norm") else {}
     for name, count in wanted.items():
@@ -166,7 +172,7 @@ def adapt(request: Message, kept: Message | None, shard: Shard, local: LocalSpec
     model = models.shared(local.model)
     tensors: dict[str, wire.Tensor] = {}
     for index in range(int(request.numbers["pool"]) if len(y) > 1 else 0):
-        models.load(model, unpack(candidate(request, index))[0])
+        models.load(model, *unpack(candidate(request, index)))
         model.train()
         schedule = batches(len(y), local.batch, rng(local.seed, "adapt", shard.client))
         with torch.no_grad():
@@ -185,7 +191,7 @@ def score(request: Message, kept: Message | None, shard: Shard, local: LocalSpec
     model = models.shared(local.model)
     sums = np.zeros((3, int(kept.numbers["pool"])))
     for index in range(sums.shape[1]):
-        models.load(model, unpack(candidate(kept, index))[0])
+        models.load(model, *unpack(candidate(kept, index)))
         models.load(model, unpack(candidate(request, index))[0])
         model.eval()
         with torch.no_grad():
@@ -206,14 +212,14 @@ def describe(request: Message, kept: Message | None, shard: Shard, local: LocalS
 def moments(request: Message, kept: Message | None, shard: Shard, local: LocalSpec) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
     model = models.shared(local.model)
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("moments", {"samples": len(shard.y)}, dict(calibrate.norm_moments(model, shard.x)))
 
 
 def ranges(request: Message, kept: Message | None, shard: Shard, local: LocalSpec) -> Message:
     """Send the least and the greatest value of every tensor of the network."""
     model = models.shared(local.model)
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("ranges", {}, {"ranges": calibrate.tensor_ranges(model, shard.x)})
 
 
@@ -221,7 +227,7 @@ def histograms(request: Message, kept: Message | None, shard: Shard, local: Loca
     """Send a histogram of every tensor over the edges that the server set."""
     assert kept is not None
     model = models.shared(local.model)
-    models.load(model, unpack(kept)[0])
+    models.load(model, *unpack(kept))
     counts = calibrate.tensor_histograms(model, shard.x, request.array("ranges"))
     return Message("histograms", {}, {"counts": counts})
 
