@@ -117,6 +117,19 @@ class ModelOptions:
         low=0,
         high=1024,
     )
+    norm: str = option(
+        "batch",
+        "batch norm by the statistics of each batch, by the running ones (running: small or one-sided clients), "
+        "or none, with normalised weights instead (scaled: FedMef's)",
+        choices=("batch", "running", "scaled"),
+    )
+    activation_pruning: float = option(
+        0.0,
+        "share of each layer's inputs that training forgets after the forward pass, the smallest first (FedMef's); "
+        "the gradients of the weights are then estimates",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,7 @@ class TrainOptions:
     rounds: int = option(100, "rounds of federated training", low=1)
     local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
     participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
-    batch: int = option(32, "samples a step", low=2)
+    batch: int = option(32, "samples a step; 1 needs another norm than batch", low=1)
     lr: float = option(0.1, "learning rate of the first round", above=0)
     lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0, high=1)
     momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
@@ -339,6 +352,8 @@ def check(config: Config) -> None:
         raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, none")
     if config.data.clients == 0 and split_spec(config.data.partition)[0] != "natural":
         raise ValueError("clients is 0; only the natural partition knows its own number of clients")
+    if config.train.batch == 1 and config.model.norm == "batch":
+        raise ValueError("batch is 1, and batch norm needs two samples; use --norm running or scaled, or --batch 2")
     if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
         raise ValueError(
             f"density is {config.train.density}, but fedavg keeps every weight; "

@@ -14,23 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fedtiny_train.models.layers import Add, Center, Scale
+from fedtiny_train.models.graph import traced
 
-LEAVES: tuple[type[nn.Module], ...] = (
-    Center,
-    Scale,
-    Add,
-    nn.Conv2d,
-    nn.Linear,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool2d,
-    nn.MaxPool2d,
-    nn.Flatten,
-)
 INPUT, OUTPUT = "input", "logits"
 
 
@@ -44,16 +29,11 @@ class Step:
     output: str
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES)
-
-
 def steps(model: nn.Module) -> list[Step]:
     """Trace a network into its steps, in the order of computation."""
     names: dict[fx.Node, str] = {}
     found: list[Step] = []
-    for node in _Tracer().trace(model).nodes:
+    for node in traced(model).nodes:
         if node.op == "placeholder":
             names[node] = INPUT
         elif node.op == "call_module":
