@@ -38,6 +38,7 @@ METHODS = {
     "snip": "snip",
     "synflow": "synflow",
     "fl-pqsu": "fl_pqsu",
+    "fedavg-small": "small",
 }
 MODELS = ("auto", "resnet8", "mlp")
 DATASETS = ("digits",)
