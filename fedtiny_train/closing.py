@@ -112,6 +112,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "method": run.config.train.method,
         "data": run.data_name,
         "model": run.setting.spec.name,
+        "width": run.setting.spec.width,
         "seed": run.config.run.seed,
         "accuracy": accuracy,
         "loss": loss,

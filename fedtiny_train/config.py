@@ -39,6 +39,7 @@ METHODS = {
     "synflow": "synflow",
     "fl-pqsu": "fl_pqsu",
     "fedmef": "fedmef",
+    "fedavg-small": "small",
 }
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
