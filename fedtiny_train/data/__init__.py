@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
 from fedtiny_train.config import DataOptions, split_spec
-from fedtiny_train.data import cifar, digits, idx, npz, partition, svhn
+from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, svhn
 from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
@@ -30,6 +30,7 @@ READERS: Mapping[str, Callable[[Path], Dataset]] = {
     "cifar10": cifar.read_cifar10,
     "cifar100": cifar.read_cifar100,
     "svhn": svhn.read,
+    "cinic10": cinic10.read,
     "mnist": idx.read_mnist,
     "fashion-mnist": idx.read_fashion_mnist,
 }
@@ -63,9 +64,11 @@ def _read(options: DataOptions) -> Dataset:
     if options.data in READERS:
         return READERS[options.data](Path(options.data_dir))
     path = Path(options.data_dir) / options.data
+    if path.is_dir():
+        return images.read(path)
     if path.suffix != ".npz":
         hint = nearest(options.data, READERS)
-        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(READERS)}, FILE.npz")
+        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(READERS)}, FILE.npz, FOLDER")
     if not path.is_file():
         raise FedtinyError(f"data file {path} does not exist")
     return npz.read(path)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from PIL import Image
+
+CLASSES10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def some(seed: int, *shape: int) -> np.ndarray:
@@ -107,6 +110,23 @@ def svhn(root: Path, compressed: bool = True, labels: tuple[int, ...] = (10, 1, 
         arrays = {"about": "a text", "X": some(k, 32, 32, 3, len(y)), "y": y}
         scipy.io.savemat(folder / name, arrays, do_compression=compressed)
     return folder
+
+
+def pictures(root: Path, classes: tuple[str, ...], count: int, suffix: str = ".png", mode: str = "RGB") -> Path:
+    """Write `count` images of 6 x 5 pixels a class; image i of class c is made from the number 100 c + i."""
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = some(100 * c + i, 5, 6, 3) if mode == "RGB" else some(100 * c + i, 5, 6)
+            Image.fromarray(pixels).save(root / name / f"{i:03}{suffix}")
+    return root
+
+
+def cinic10(root: Path, count: int = 2) -> Path:
+    """Write CINIC-10's folders; the images of test have other numbers than those of train."""
+    for part, more in (("train", count), ("valid", count), ("test", 1)):
+        pictures(root / "CINIC-10" / part, CLASSES10, more)
+    return root / "CINIC-10"
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 import tiny_sets
 from fedtiny_export.errors import FedtinyError
 
-from fedtiny_train.data import cifar, idx, pickled, svhn
+from fedtiny_train.data import cifar, idx, images, pickled, svhn
 
 
 class Runs:
@@ -231,6 +231,89 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert "is not a file" in refused(lambda path: idx.read_mnist(tmp_path), path)
 
 
+def png(width: int, height: int, depth: int = 8, kind: int = 2, rows: bytes = b"") -> bytes:
+    """Return a PNG whose header says what it likes."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+SMALL = png(6, 5, rows=bytes(5 * 19))
+NOISE = png(6, 5, rows=b"".join(b"\0" + tiny_sets.some(row, 18).tobytes() for row in range(5)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is no PNG, JPEG or BMP file"),
+        (b"hello", "it is no PNG, JPEG or BMP file"),
+        (b"GIF89a" + bytes(100), "it is no PNG, JPEG or BMP file"),
+        (SMALL[:-30], "it is no PNG, JPEG or BMP file"),
+        (NOISE[:-60], "truncated"),
+        (SMALL[:20], ""),
+        (SMALL.replace(b"IDAT", b"IDAU"), ""),
+        (png(6, 5, depth=16, kind=0, rows=bytes(5 * 13)), "has pixels of mode I;16"),
+        (png(6, 5, rows=bytes(10)), ""),
+        (png(0, 5), ""),
+        (png(7, 5, rows=bytes(5 * 22)), "has 7 x 5 pixels, but "),
+        (png(60_000, 60_000), "Image size (3600000000 pixels) exceeds limit"),
+        (png(10_000, 10_000), "has 10000 x 10000 pixels, but "),
+        (png(0x7FFFFFFF, 0x7FFFFFFF), "exceeds limit"),
+        (b"BM" + b"\xff" * 60, ""),
+        (b"\xff\xd8\xff\xe0" + b"\xff" * 60, ""),
+    ],
+)
+def test_hostile_images_are_refused_in_one_line(tmp_path, content, said, recwarn):
+    folder = tiny_sets.pictures(tmp_path / "d", ("a", "b"), 5)
+    path = folder / "b" / "002.png"
+    path.write_bytes(content)
+    assert said in refused(lambda path: images.read(folder), path)
+    assert not recwarn.list  # one line, and no warning beside it
+
+
+def test_images_that_would_not_fit_are_not_unpacked(tmp_path):
+    folder = tiny_sets.pictures(tmp_path / "d", ("a",), 5)
+    path = folder / "a" / "000.png"
+    path.write_bytes(png(10_000, 10_000))
+    assert "10000 x 10000 pixels; the limit is 4,194,304" in refused(lambda path: images.read(folder), path)
+    for i in range(60):
+        (folder / "a" / f"{i:03}.png").write_bytes(png(2000, 2000))
+    with pytest.raises(FedtinyError, match="60 images of 2000 x 2000 pixels are more than 600,000,000 bytes"):
+        images.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: (d / "a" / "notes.txt").write_text("x"), "notes.txt is no PNG, JPEG or BMP file; take it out"),
+        (lambda d: (d / "a" / "deep").mkdir(), "deep is no PNG, JPEG or BMP file"),
+        (lambda d: os.mkfifo(d / "a" / "x.png"), "x.png is no PNG, JPEG or BMP file"),
+        (lambda d: (d / "c").mkdir(), "c has no image"),
+        (lambda d: (d / "x.PNG").write_bytes(SMALL), "x.PNG lies in no class"),
+        (lambda d: (d / "train").mkdir(), "has a folder train, but not both train and test"),
+        (lambda d: [p.unlink() for p in d.rglob("004.png")], "no class has five images, so none is test"),
+        (lambda d: [p.rename(d / f".{p.name}") for p in d.iterdir()], "has no folder in it"),
+        (lambda d: (d / "a").rename(d / "a\x1bb"), "class 0 is called 'a\\x1bb'"),
+    ],
+)
+def test_folders_that_are_no_set_of_images(tmp_path, change, said):
+    folder = tiny_sets.pictures(tmp_path / "d", ("a", "b"), 5)
+    change(folder)
+    with pytest.raises(FedtinyError) as caught:
+        images.read(folder)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_test_that_train_does_not_have(tmp_path):
+    tiny_sets.pictures(tmp_path / "train", ("a", "b"), 1)
+    folder = tiny_sets.pictures(tmp_path / "test", ("a", "z"), 1)
+    assert "is a class that is not in train; known: a, b" in refused(lambda path: images.read(tmp_path), folder / "z")
+
+
 MUTATIONS = r"""
 import sys, time
 from pathlib import Path
@@ -286,7 +369,7 @@ print(ends, peak)
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("cifar10", "cifar10"), ("cifar100", "cifar100"), ("svhn", "svhn"), ("mnist", "mnist")],
+    [("cifar10", "cifar10"), ("cifar100", "cifar100"), ("svhn", "svhn"), ("mnist", "mnist"), ("cinic10", "cinic10")],
 )
 def test_damaged_files_are_read_or_refused_in_little_time_and_memory(tmp_path, name, make):
     """In a process of its own, which a crash would end, and whose memory is its own."""

@@ -9,6 +9,7 @@ import pytest
 import scipy.io
 import tiny_sets
 from fedtiny_export.errors import FedtinyError
+from PIL import Image
 
 from fedtiny_train import config, data
 from fedtiny_train.config import DataOptions
@@ -155,6 +156,7 @@ def test_idx_sets(tmp_path, name, packed):
         ("cifar10", "get it from https://www.cs.toronto.edu/~kriz/cifar.html"),
         ("cifar100", "has no cifar-100-python/{train,test} or cifar-100-binary/{train.bin,test.bin}; get it from"),
         ("svhn", "has no svhn/{train_32x32.mat,test_32x32.mat}; get it from http://ufldl"),
+        ("cinic10", "has no CINIC-10/{train,test}; get it from https://github.com/BayesWatch/cinic-10"),
         ("mnist", "has no mnist/{train-images-idx3-ubyte.gz,train-labels-idx1-ubyte.gz,t10k-"),
         ("fashion-mnist", "get it from https://github.com/zalandoresearch/fashion-mnist"),
     ],
@@ -203,3 +205,62 @@ def test_what_a_reader_returns_is_checked_like_any_other_set(tmp_path):
     federation = data.deal(found, DataOptions(clients=3, partition="iid", public="none"), 0)
     assert sum(len(shard.y) for shard in federation.shards) == 12
     assert federation.shards[0].x.dtype == np.float32
+
+
+def test_a_folder_of_images_with_every_fifth_as_test(tmp_path):
+    folder = tiny_sets.pictures(tmp_path / "pets", ("dog", "cat"), 6)
+    found = data.load(DataOptions(data="pets", data_dir=str(tmp_path)))
+    assert (found.name, found.class_names, found.shape) == ("pets", ("cat", "dog"), (3, 5, 6))
+    assert found.y_train.tolist() == [0] * 5 + [1] * 5
+    # cat is the second class that was made: its fifth image was made from 104, dog's from 4
+    assert (found.x_test == np.stack([tiny_sets.some(n, 5, 6, 3) for n in (104, 4)])).all()
+    assert (found.x_train[4] == tiny_sets.some(105, 5, 6, 3)).all()
+    assert same(found, data.load(DataOptions(data=str(folder))))
+
+
+def test_a_folder_of_images_with_both_parts(tmp_path):
+    tiny_sets.pictures(tmp_path / "d" / "train", ("a", "b", "c"), 2)
+    tiny_sets.pictures(tmp_path / "d" / "test", ("b", "c"), 1)
+    (tmp_path / "d" / "valid").mkdir()  # anything beside the two is passed over
+    (tmp_path / "d" / "test" / "b" / ".hidden").write_text("x")
+    found = data.load(DataOptions(data=str(tmp_path / "d")))
+    assert found.y_train.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.y_test.tolist() == [1, 2]
+    assert (found.x_test[1] == tiny_sets.some(100, 5, 6, 3)).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".JPEG"])
+def test_grey_images_have_one_channel_unless_one_has_colours(tmp_path, suffix):
+    folder = tiny_sets.pictures(tmp_path / "d", ("a", "b"), 5, suffix, mode="L")
+    found = data.load(DataOptions(data=str(folder)))
+    assert found.shape == (1, 5, 6)
+    raw = np.stack([tiny_sets.some(4, 5, 6), tiny_sets.some(104, 5, 6)])
+    if suffix in (".png", ".bmp"):  # JPEG is not exact
+        assert (found.x_test == raw).all()
+    red = np.zeros((5, 6, 3), np.uint8)
+    red[..., 0] = 255
+    Image.fromarray(red).save(folder / "b" / "000.png")
+    (folder / "b" / f"000{suffix}").unlink() if suffix != ".png" else None
+    found = data.load(DataOptions(data=str(folder)))
+    assert found.shape == (3, 5, 6)
+    assert (found.x_train[4] == red).all()
+    if suffix in (".png", ".bmp"):
+        assert (found.x_test == raw[..., None]).all()
+
+
+def test_cinic10_leaves_valid_out(tmp_path):
+    folder = tiny_sets.cinic10(tmp_path)
+    found = load("cinic10", tmp_path)
+    assert (len(found.y_train), found.y_test.tolist()) == (20, list(range(10)))
+    assert found.class_names == cifar.NAMES10
+    (folder / "test" / "truck").rename(folder / "test" / "lorry")
+    with pytest.raises(FedtinyError, match=r"test has the folders airplane, .*lorry, ship; those of cinic10 are"):
+        load("cinic10", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 101, "\udcff", "a\x1b[31m"])
+def test_names_of_classes_that_cannot_be_written(name):
+    x, y = np.zeros((2, 3)), np.zeros(2, np.int64)
+    with pytest.raises(FedtinyError, match=r"d: class 1 is called .* printable characters") as caught:
+        Dataset("d", x, y, x, y, ("a", name))
+    assert str(caught.value).isprintable()
