@@ -4,7 +4,7 @@ A message has a kind, some numbers by name and some tensors by name. A tensor is
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
 are part of the value, since a live weight may be zero. `decode` trusts nothing it reads.
 
-    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*
+    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*  u32 CRC-32 of all before it
     tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
     name    = u8 length  UTF-8;  all numbers little-endian
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ MAGIC = b"FTW1"
 TYPES = ("<f4", "<f8", "<i8")
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
 MOST_ELEMENTS = 1 << 30
+MOST_AXES = 8
 
 
 class WireError(FedtinyError):
@@ -94,7 +96,8 @@ def encode(message: Message) -> bytes:
     parts.append(struct.pack("<I", len(message.tensors)))
     for name, tensor in message.tensors.items():
         parts += [_name(name), _encode_tensor(tensor)]
-    return b"".join(parts)
+    body = b"".join(parts)
+    return body + struct.pack("<I", zlib.crc32(body))
 
 
 def _encode_tensor(tensor: Tensor) -> bytes:
@@ -144,14 +147,18 @@ class _Reader:
 
 def decode(data: bytes) -> Message:
     """Read a message; raise WireError on anything that `encode` would not have written."""
-    reader = _Reader(data)
-    if reader.take(4) != MAGIC:
+    if data[:4] != MAGIC:
         raise WireError("not a message: it does not begin with FTW1")
+    body, checksum = data[:-4], data[-4:]
+    if struct.pack("<I", zlib.crc32(body)) != checksum:
+        raise WireError("its checksum is wrong: it was cut off, or damaged on the way")
+    reader = _Reader(body)
+    reader.take(4)
     kind = reader.name()
     numbers = _named(reader, reader.number("H"), lambda: float(reader.number("d")))
     tensors = _named(reader, reader.number("I"), lambda: _decode_tensor(reader))
-    if reader.at != len(data):
-        raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
+    if reader.at != len(body):
+        raise WireError(f"{len(body) - reader.at} bytes follow the end of the message")
     return Message(kind, numbers, tensors)
 
 
@@ -171,8 +178,8 @@ def _decode_tensor(reader: _Reader) -> Tensor:
         raise WireError(f"unknown tensor type {code} or form {form}")
     shape = tuple(int(reader.number("I")) for _ in range(rank))
     size = math.prod(shape)
-    if size > MOST_ELEMENTS:
-        raise WireError(f"a tensor of {size} elements is over the limit of {MOST_ELEMENTS}")
+    if rank > MOST_AXES or math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
+        raise WireError(f"a tensor of shape {shape!s:.80} is over the limit of {MOST_ELEMENTS} elements")
     kind = np.dtype(TYPES[code])
     if form == DENSE:
         return np.frombuffer(reader.take(size * kind.itemsize), kind).reshape(shape).astype(kind)
