@@ -56,6 +56,7 @@ WIDTHS = {
 MODELS = tuple(WIDTHS)
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist")
 LATER = {"engine": ("flower",), "device": ("cuda",)}
+FAULTS = ("dropout", "slow", "corrupt", "shape", "nan", "huge")
 
 
 def option(
@@ -247,6 +248,26 @@ class FlPqsuOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What the server accepts from clients that fail, and how it combines the rest."""
+
+    quorum: float = option(
+        0.5, "share of the invited clients that must answer well; below it a round changes nothing", low=0, high=1
+    )
+    patience: int = option(5, "rounds without a quorum, in a row, after which the run stops", low=1)
+    max_value: float = option(1e6, "greatest absolute value in an answer; one with a greater is refused", above=0)
+    clip_norm: float = option(
+        0.0, "greatest L2 norm of what a client changes in a round; a longer update is shortened; 0 is off", low=0
+    )
+    aggregate: str = option(
+        "mean", "mean (weighted by samples), median, or trimmed:SHARE (without that share at either end)"
+    )
+    simulate_faults: str = option(
+        "", "make clients fail by chance, such as dropout=0.3,slow=0.1,corrupt=0.1,shape=0.05,nan=0.05,huge=0.05"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -274,6 +295,7 @@ class Config:
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     flpqsu: FlPqsuOptions = field(default_factory=FlPqsuOptions)
     fedmef: FedMefOptions = field(default_factory=FedMefOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -294,6 +316,42 @@ def split_spec(text: str) -> tuple[str, str]:
     """Split `kind:value` of a partition or a holdout; the value may be empty."""
     kind, _, value = text.partition(":")
     return kind, value
+
+
+def fault_rates(text: str) -> dict[str, float]:
+    """Read `kind=share,...`: how often a client fails in which way; raise ValueError on anything else."""
+    found: dict[str, float] = {}
+    for part in text.split(",") if text else ():
+        kind, _, share = (piece.strip() for piece in part.partition("="))
+        if kind not in FAULTS or kind in found:
+            what = "comes twice" if kind in found else f"is no fault{nearest(kind, FAULTS)}; known: {', '.join(FAULTS)}"
+            raise ValueError(f"simulate_faults: {kind!r} {what}")
+        try:
+            found[kind] = float(share)
+        except ValueError:
+            raise ValueError(f"simulate_faults: {kind} needs a share, as in {kind}=0.1, not {share!r}") from None
+        if not 0 <= found[kind] <= 1:
+            raise ValueError(f"simulate_faults: {kind} is {found[kind]}; it must be between 0 and 1")
+    if sum(found.values()) > 1 + 1e-9:
+        raise ValueError(f"simulate_faults: the shares add up to {sum(found.values()):g}; they must not exceed 1")
+    return found
+
+
+def trim_share(aggregate: str) -> float:
+    """Return the share that `trimmed:SHARE` leaves out at either end; raise ValueError if it has none."""
+    _check_number("aggregate", "trimmed", split_spec(aggregate)[1], 0, whole=False)
+    if not 0 < (share := float(split_spec(aggregate)[1])) < 0.5:
+        raise ValueError(f"aggregate is {aggregate}; the share must be above 0 and below 0.5")
+    return share
+
+
+def _check_server(server: ServerOptions) -> None:
+    fault_rates(server.simulate_faults)
+    if server.aggregate.startswith("trimmed"):
+        trim_share(server.aggregate)
+    elif server.aggregate not in (known := ("mean", "median")):
+        hint = nearest(server.aggregate, (*known, "trimmed"))
+        raise ValueError(f"unknown aggregate {server.aggregate!r}{hint}; known: mean, median, trimmed:SHARE")
 
 
 def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
@@ -356,6 +414,7 @@ def check(config: Config) -> None:
         raise ValueError("clients is 0; only the natural partition knows its own number of clients")
     if config.train.batch == 1 and config.model.norm == "batch":
         raise ValueError("batch is 1, and batch norm needs two samples; use --norm running or scaled, or --batch 2")
+    _check_server(config.server)
     if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
         raise ValueError(
             f"density is {config.train.density}, but fedavg keeps every weight; "

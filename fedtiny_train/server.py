@@ -6,6 +6,7 @@ of `methods`; when what happens is the business of `rounds`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,14 +19,14 @@ from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import models, wire
 from fedtiny_train.data import Shard
-from fedtiny_train.engine import Engine, Order
+from fedtiny_train.engine import Engine, Order, Reply
 from fedtiny_train.masks import Array, Mask
 from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.wire import Message, Sparse
 
 
 class DivergedError(FedtinyError):
-    """Training left the finite numbers; to do it again would end the same."""
+    """Training left the finite numbers, or nearly; to do it again would end the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,44 @@ class Refusal:
 
     client: int
     reason: str
+    request: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What came back from one wave of requests, and what it cost."""
+    """What came back from one wave of requests, and what it cost; `diverged` counts the values out of range."""
 
     messages: dict[int, Message]
     refused: tuple[Refusal, ...]
     bytes_up: int
     bytes_down: int
     own: dict[int, bytes]
+    invited: tuple[int, ...] = ()
+    diverged: int = 0
+
+    def lack(self, quorum: float) -> FedtinyError | None:
+        """Return what to say if fewer answered well than the quorum asks for."""
+        if (good := len(self.messages)) >= (needed := quorum_of(len(self.invited), quorum)):
+            return None
+        first = self.refused[0]
+        remedy = (
+            "use a lower --lr, or a higher --max-value"
+            if self.diverged
+            else "use a lower --quorum or a higher --participation"
+        )
+        kind = DivergedError if self.diverged == len(self.refused) else FedtinyError
+        return kind(
+            f"{good} of {len(self.invited)} clients answered well and {needed} must (quorum {quorum:g}); "
+            f"client {first.client}: {first.reason}; {remedy}"
+        )
 
 
 Check = Callable[[Message], None]
+
+
+def quorum_of(invited: int, quorum: float) -> int:
+    """Return how many of the invited must answer well: their share rounded up, and one at least."""
+    return max(1, math.ceil(quorum * invited - 1e-9))
 
 
 def ask(
@@ -81,39 +106,45 @@ def ask(
     check: Check,
     kept: Message | None = None,
     own: Mapping[int, bytes] | None = None,
+    turn: tuple[int, int] = (0, 0),
+    limit: float = math.inf,
 ) -> Answers:
-    """Send one request to each client; refuse the answers that do not pass `check`.
+    """Send one request to each client; refuse the answers that do not pass `check` or hold values over `limit`.
 
     `kept` is an earlier request that the clients still hold, `own` what each noted for itself: neither is sent.
     """
     body, before, notes = wire.encode(request), wire.encode(kept) if kept else b"", own or {}
-    replies = engine.run([Order(client, body, before, notes.get(client, b"")) for client in clients])
+    replies = engine.run([Order(client, body, before, notes.get(client, b""), turn) for client in clients])
     good: dict[int, Message] = {}
     refused, diverged = [], 0
     for client, reply in zip(clients, replies, strict=True):
         try:
-            message = wire.decode(reply.body)
-            check(message)
-            good[client] = message
+            good[client] = _read(reply, check, limit)
         except FedtinyError as error:
-            refused.append(Refusal(client, str(error)))
+            refused.append(Refusal(client, str(error), request.kind))
             diverged += isinstance(error, DivergedError)
-    if not good:
-        kind = DivergedError if diverged == len(refused) else FedtinyError
-        raise kind(
-            f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason} "
-            "(if training diverged, use a lower --lr)"
-        )
     bytes_up = sum(len(reply.body) for reply in replies)
     noted = {k: reply.own for k, reply in zip(clients, replies, strict=True) if k in good and reply.own}
-    return Answers(good, tuple(refused), bytes_up, len(body) * len(clients), noted)
+    return Answers(good, tuple(refused), bytes_up, len(body) * len(clients), noted, tuple(clients), diverged)
+
+
+def _read(reply: Reply, check: Check, limit: float) -> Message:
+    """Return the message of a reply, or raise FedtinyError with the reason why it is of no use."""
+    if not reply.body:
+        raise FedtinyError("no answer")
+    if reply.delay > 1:
+        raise FedtinyError(f"too late: after {reply.delay:.1f} deadlines")
+    message = wire.decode(reply.body)
+    check(message)
+    refuse_huge(message, limit)
+    return message
 
 
 def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
-    """Refuse a message of another kind, without the numbers it needs, or with anything that is not finite."""
+    """Refuse a message of another kind, without the numbers it needs, or with anything that cannot be."""
     if message.kind != kind:
         raise FedtinyError(f"it is a {message.kind!r}, not a {kind!r}")
-    for name in numbers:
+    for name in (*numbers, *message.numbers):
         if not np.isfinite(message.numbers.get(name, np.nan)):
             raise DivergedError(f"{name} is missing or not finite")
     if message.numbers.get("samples", 1) < 1:
@@ -122,6 +153,29 @@ def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
         values = tensor.values if isinstance(tensor, Sparse) else tensor
         if not np.isfinite(values).all():
             raise DivergedError(f"{name} holds values that are not finite")
+        if name.endswith(("running_var", ".var")) and (values < 0).any():
+            raise FedtinyError(f"{name} holds a variance below 0")
+
+
+# What is a sum over samples (or a count) may be as large as its kind: how often the limit is a factor of its bound.
+SUMS = {"count": 2, "sum": 2, "squares": 3, "loss_squared": 2}
+
+
+def refuse_huge(message: Message, limit: float) -> None:
+    """Refuse a message with a value that no sound training gives: beyond `limit`, a sum beyond that of samples."""
+    samples = message.numbers.get("samples", 1) if message.kind == "scored" else 1
+    for name, number in message.numbers.items():
+        _refuse_over(name, abs(number), limit ** SUMS.get(name, 1) if message.kind == "described" else limit)
+    for name, tensor in message.tensors.items():
+        values = tensor.values if isinstance(tensor, Sparse) else tensor
+        if values.dtype.kind == "f" and values.size:
+            power = SUMS.get(name, 1) if message.kind == "scored" else 1
+            _refuse_over(name, float(np.abs(values).max()), samples * limit**power)
+
+
+def _refuse_over(name: str, value: float, limit: float) -> None:
+    if value > limit:
+        raise DivergedError(f"{name} holds a huge value, {value:.3g}, over {limit:.3g} (--max-value)")
 
 
 def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optional: Sequence[str] = ()) -> None:
@@ -182,6 +236,19 @@ def average(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
             total = sum(weight * part.astype(np.float64) for weight, part in parts)
             result[name] = np.asarray(total / whole, dtype=np.float32)
     return result
+
+
+def described_check(message: Message) -> None:
+    """Refuse a description of inputs that no inputs can have."""
+    need(message, "described", ("count", "sum", "squares", "min", "max"))
+    need_shapes(message, {})
+    count, total, squares, low, high = (message.numbers[n] for n in ("count", "sum", "squares", "min", "max"))
+    if count < 1 or low > high:
+        raise FedtinyError(f"it describes {count:g} values between {low:g} and {high:g}")
+    mean, most = total / count, max(low**2, high**2)
+    room = 1e-6 * max(most, 1e-30)  # sums of doubles are this good, whatever the order of their terms
+    if not (low - room**0.5 <= mean <= high + room**0.5 and mean**2 - room <= squares / count <= most + room):
+        raise FedtinyError(f"its mean {mean:g} or its mean square {squares / count:g} cannot be")
 
 
 def combine_top(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:

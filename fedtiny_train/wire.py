@@ -7,7 +7,7 @@ are part of the value, since a live weight may be zero. `decode` trusts nothing 
 A message of 8 bits carries its float32 tensors as zero + scale * code, code 0 to 255 from their least to their
 greatest value, where that is shorter (more than two values). It arrives as ordinary float32 tensors.
 
-    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*
+    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*  u32 CRC-32 of all before it
     tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
     values  = number* | f32 scale  f32 zero  u8* codes (type 3)
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ TYPES = ("<f4", "<f8", "<i8")
 AFFINE8 = len(TYPES)
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
 MOST_ELEMENTS = 1 << 30
+MOST_AXES = 8
 
 
 class WireError(FedtinyError):
@@ -100,7 +102,8 @@ def encode(message: Message) -> bytes:
     parts.append(struct.pack("<I", len(message.tensors)))
     for name, tensor in message.tensors.items():
         parts += [_name(name), _encode_tensor(tensor, message.bits)]
-    return b"".join(parts)
+    body = b"".join(parts)
+    return body + struct.pack("<I", zlib.crc32(body))
 
 
 def _encode_tensor(tensor: Tensor, bits: int) -> bytes:
@@ -168,15 +171,19 @@ class _Reader:
 
 def decode(data: bytes) -> Message:
     """Read a message; raise WireError on anything that `encode` would not have written."""
-    reader = _Reader(data)
-    if reader.take(4) != MAGIC:
+    if data[:4] != MAGIC:
         raise WireError("not a message: it does not begin with FTW1")
+    body, checksum = data[:-4], data[-4:]
+    if struct.pack("<I", zlib.crc32(body)) != checksum:
+        raise WireError("its checksum is wrong: it was cut off, or damaged on the way")
+    reader = _Reader(body)
+    reader.take(4)
     kind = reader.name()
     numbers = _named(reader, reader.number("H"), lambda: float(reader.number("d")))
     tensors = _named(reader, reader.number("I"), lambda: _decode_tensor(reader))
     bits = 8 if reader.quantised else 32
-    if reader.at != len(data):
-        raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
+    if reader.at != len(body):
+        raise WireError(f"{len(body) - reader.at} bytes follow the end of the message")
     return Message(kind, numbers, tensors, bits)
 
 
@@ -196,8 +203,8 @@ def _decode_tensor(reader: _Reader) -> Tensor:
         raise WireError(f"unknown tensor type {code} or form {form}")
     shape = tuple(int(reader.number("I")) for _ in range(rank))
     size = math.prod(shape)
-    if size > MOST_ELEMENTS:
-        raise WireError(f"a tensor of {size} elements is over the limit of {MOST_ELEMENTS}")
+    if rank > MOST_AXES or math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
+        raise WireError(f"a tensor of shape {shape!s:.80} is over the limit of {MOST_ELEMENTS} elements")
     if form == DENSE:
         return _decode_values(reader, code, size).reshape(shape)
     count = int(reader.number("I"))

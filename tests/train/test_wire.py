@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,19 +55,31 @@ def test_round_trip(message):
     assert encode(back) == data
 
 
+def sealed(body):
+    """Return what a sender with bad intentions would send: any content, and the checksum that goes with it."""
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
 @given(messages, st.data())
-def test_a_damaged_message_is_refused_or_still_a_message(message, data):
+def test_a_damaged_message_is_always_refused(message, data):
     raw = bytearray(encode(message))
     if data.draw(st.booleans()):
-        cut = data.draw(st.integers(0, len(raw) - 1))
-        with pytest.raises(WireError):
-            decode(bytes(raw[:cut]))
+        raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
     else:
-        raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-        try:
-            decode(bytes(raw))
-        except WireError:
-            return
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(WireError):
+        decode(bytes(raw))
+
+
+@given(messages, st.data())
+def test_a_forged_message_is_refused_or_a_message(message, data):
+    raw = bytearray(encode(message)[:-4])
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        decode(sealed(bytes(raw)))
+    except WireError:
+        return
 
 
 def test_a_live_zero_keeps_its_place():
@@ -88,13 +103,21 @@ def test_the_shorter_form_is_taken():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "ends after 0 bytes"),
+        (b"", "does not begin with FTW1"),
         (b"ZZZZ", "does not begin with FTW1"),
-        (encode(Message("m")) + b"x", "1 bytes follow"),
-        (b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x09\x00\x00", "unknown tensor type 9"),
-        (b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x02" + b"\xff" * 8, "over the limit"),
-        (b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x02\x01\x04\0\0\0\x01\0\0\0\x09\0" + b"\0" * 4, "leave its 4"),
-        (b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x01\x01\x04\0\0\0\x02\0\0\0\x01" + b"\0" * 8, "not 2"),
+        (b"FTW1", "checksum is wrong"),
+        (encode(Message("m")) + b"x", "checksum is wrong"),
+        (sealed(b"FTW1\x01"), "ends after 5 bytes, 1 more were to come at 5"),
+        (sealed(encode(Message("m"))[:-4] + b"x"), "1 bytes follow"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x09\x00\x00"), "unknown tensor type 9"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x02" + b"\xff" * 8), "over the limit"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x02" + b"\xff" * 4 + b"\0" * 4), "over the limit"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x41" + b"\x01\0\0\0" * 65), "over the limit"),
+        (
+            sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x02\x01\x04\0\0\0\x01\0\0\0\x09\0" + b"\0" * 4),
+            "leave its 4",
+        ),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x01\x01\x04\0\0\0\x02\0\0\0\x01" + b"\0" * 8), "not 2"),
     ],
 )
 def test_refusals_say_why(data, reason):
