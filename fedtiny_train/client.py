@@ -111,6 +111,11 @@ def renews(model: nn.Module, shard: Shard) -> bool:
     return len(shard.y) > 1 or not models.needs_two_samples(model)
 
 
+def seed_dropout(generator: np.random.Generator) -> None:
+    """Key torch's one generator, which only dropout draws from, by a generator that is keyed already."""
+    torch.manual_seed(int(generator.integers(2**63)))
+
+
 def train(request: Message, kept: Message | None, shard: Shard, local: LocalSpec) -> Message:
     """Train for a round; send the new state and, where asked, the top-K gradients of pruned positions."""
     state, masks = unpack(request)
@@ -118,6 +123,7 @@ def train(request: Message, kept: Message | None, shard: Shard, local: LocalSpec
     models.load(model, state, masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
+    seed_dropout(generator)
     wanted = {n.removeprefix("top/"): int(k) for n, k in request.numbers.items() if n.startswith("top/")}
     done = fit(model, shard, masks, schedule, request.numbers["lr"], local, bool(wanted))
     after = models.read(model)
@@ -174,7 +180,9 @@ def adapt(request: Message, kept: Message | None, shard: Shard, local: LocalSpec
     for index in range(int(request.numbers["pool"]) if len(y) > 1 else 0):
         models.load(model, *unpack(candidate(request, index)))
         model.train()
-        schedule = batches(len(y), local.batch, rng(local.seed, "adapt", shard.client))
+        generator = rng(local.seed, "adapt", shard.client)
+        schedule = batches(len(y), local.batch, generator)
+        seed_dropout(generator)
         with torch.no_grad():
             for _ in range(int(request.numbers["passes"])):
                 for batch in schedule:
