@@ -135,6 +135,11 @@ def renews(model: nn.Module, shard: Shard) -> bool:
     return len(shard.y) > 1 or not models.needs_two_samples(model)
 
 
+def seed_dropout(generator: np.random.Generator) -> None:
+    """Key torch's one generator, which only dropout draws from, by a generator that is keyed already."""
+    torch.manual_seed(int(generator.integers(2**63)))
+
+
 def train(request: Message, device: Device) -> Message:
     """Train for a round; send the new state, and what the request's habits found, in as many bits as were asked in.
 
@@ -146,6 +151,7 @@ def train(request: Message, device: Device) -> Message:
     models.load(model, state, masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
+    seed_dropout(generator)
     loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers)
     numbers = {"samples": len(shard.y), "loss": loss}
     may_skip = bool(request.numbers.get("may_skip"))
@@ -219,7 +225,9 @@ def adapt(request: Message, device: Device) -> Message:
     for index in range(int(request.numbers["pool"]) if len(y) > 1 else 0):
         models.load(model, *unpack(candidate(request, index)))
         model.train()
-        schedule = batches(len(y), local.batch, rng(local.seed, "adapt", shard.client))
+        generator = rng(local.seed, "adapt", shard.client)
+        schedule = batches(len(y), local.batch, generator)
+        seed_dropout(generator)
         with torch.no_grad():
             for _ in range(int(request.numbers["passes"])):
                 for batch in schedule:

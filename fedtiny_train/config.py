@@ -64,6 +64,7 @@ def option(
     text: str,
     *,
     choices: tuple[str, ...] = (),
+    free: str = "",
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -72,11 +73,13 @@ def option(
     """Declare one option: its default, its help text and the values it may take.
 
     `recorded=False` marks an option that says how a run is carried out, never what comes out of it; it is
-    left out of the run folder's config.toml, whose bytes depend on the result alone.
+    left out of the run folder's config.toml, whose bytes depend on the result alone. A text that contains
+    `free` may be something else than one of the choices.
     """
     facts = {
         "help": text,
         "choices": choices,
+        "free": free,
         "low": low,
         "high": high,
         "above": above,
@@ -111,7 +114,13 @@ class DataOptions:
 class ModelOptions:
     """The network."""
 
-    model: str = option("auto", "auto is resnet8 for images, mlp for feature vectors", choices=MODELS)
+    model: str = option(
+        "auto",
+        "auto is resnet8 for images, mlp for feature vectors; or a network of your own, MODULE:FUNCTION: "
+        "function(shape, classes) returns an nn.Module",
+        choices=MODELS,
+        free=":",
+    )
     width: int = option(
         0,
         "channels of the first layer; all others follow; 0 is the network's own: "
@@ -356,7 +365,7 @@ def _check_server(server: ServerOptions) -> None:
 
 def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
     facts = item.metadata
-    if facts["choices"] and value not in facts["choices"]:
+    if facts["choices"] and value not in facts["choices"] and not (facts["free"] and facts["free"] in str(value)):
         if value in LATER.get(item.name, ()):
             raise ValueError(
                 f"{item.name} {value} is not available in this version; use {' or '.join(facts['choices'])}"
@@ -390,12 +399,24 @@ def _check_number(name: str, kind: str, text: str, least: float, whole: bool) ->
         raise ValueError(f"{name} {kind}:{text} must be at least {least}")
 
 
+def _check_own_model(options: ModelOptions) -> None:
+    place, _, function = options.model.partition(":")
+    if not all(part.isidentifier() for part in (*place.split("."), function)):
+        raise ValueError(f"model {options.model!r} is not MODULE:FUNCTION, as my_net:build is for build in my_net.py")
+    if place.endswith(".py"):
+        raise ValueError(f"model {options.model!r} names a file; name the module: {place[:-3]}:{function}")
+    if options.width:
+        raise ValueError(f"width is {options.width}, but {options.model} decides on its own channels; leave width out")
+
+
 def check(config: Config) -> None:
     """Raise ValueError with one clear line if an option has a value it may not have."""
     for section, item in options():
         _check_option(item, getattr(getattr(config, section), item.name))
     if config.flpqsu.exchange_bits not in (8, 32):
         raise ValueError(f"exchange_bits is {config.flpqsu.exchange_bits}; it must be 8 or 32")
+    if ":" in config.model.model:
+        _check_own_model(config.model)
     kind, value = split_spec(config.data.partition)
     if kind not in (known := ("iid", "dirichlet", "shards", "natural")):
         raise ValueError(f"unknown partition {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")
@@ -425,7 +446,7 @@ def check(config: Config) -> None:
 def settle(config: Config) -> Config:
     """Fill in what an option leaves to the method or the network, so that config.toml says what was run."""
     density = config.train.density or (1.0 if config.train.method == "fedavg" else 0.1)
-    width = config.model.width or WIDTHS[config.model.model]
+    width = config.model.width or WIDTHS.get(config.model.model, 0)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, width=width),

@@ -136,4 +136,5 @@ _RULES: dict[type[nn.Module], Callable[[Any], Operator]] = {
     nn.AvgPool2d: _average_pool,
     nn.MaxPool2d: _max_pool,
     nn.Flatten: _plain("Flatten", axis=1),
+    nn.Dropout: _plain("Identity"),
 }

@@ -18,7 +18,7 @@ import numpy as np
 from fedtiny_export.errors import FedtinyError, UsageError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
-from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
+from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch, seed_dropout
 from fedtiny_train.config import Config, recorded
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
@@ -143,6 +143,7 @@ def _fit_public(run: Run, tensors: models.Arrays, masks: dict[str, Mask], epochs
     models.load(model, tensors)
     generator = rng(run.config.run.seed, purpose)
     schedule = [b for _ in range(epochs) for b in batches(len(public.y), options.pretrain_batch, generator)]
+    seed_dropout(generator)
     local = LocalSpec(run.setting.spec, 0, 0, 1, options.momentum, options.weight_decay, run.config.run.precision)
     fit(model, public, masks, schedule, options.lr, local)
     after = models.read(model)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fedtiny_export.errors import UsageError
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fedtiny_train.config import WIDTHS, ModelOptions
 from fedtiny_train.masks import Mask
@@ -29,6 +29,7 @@ from fedtiny_train.models.resnet8 import ResNet8
 from fedtiny_train.models.resnet18 import resnet18
 from fedtiny_train.models.sparse import saved_bytes
 from fedtiny_train.models.styles import bake, restyle, set_masks
+from fedtiny_train.models.user import user_network
 from fedtiny_train.models.vgg11 import vgg11
 from fedtiny_train.seeds import rng
 
@@ -65,6 +66,8 @@ class ModelSpec:
 def choose(options: ModelOptions, shape: tuple[int, ...], classes: int) -> ModelSpec:
     """Return the network for inputs of a shape; `auto` takes the one that fits, width 0 is the network's own."""
     name = options.model
+    if ":" in name:
+        return ModelSpec(name, shape, classes, 0, options.norm, options.activation_pruning)
     if name == "auto":
         name = "resnet8" if len(shape) == 3 else "mlp"
     wanted = 1 if name == "mlp" else 3
@@ -77,7 +80,10 @@ def choose(options: ModelOptions, shape: tuple[int, ...], classes: int) -> Model
 
 def build(spec: ModelSpec) -> nn.Module:
     """Return a fresh module; its values are arbitrary until `load` sets them."""
-    model = NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
+    if ":" in spec.name:
+        model = user_network(spec.name, spec.shape, spec.classes)
+    else:
+        model = NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
     return restyle(model, spec.norm, spec.activation_pruning)
 
 
@@ -101,8 +107,11 @@ def needs_two_samples(model: nn.Module) -> bool:
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that density counts, by name: those of convolutions and linear layers."""
-    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    """Return the weights that density counts, from input to output: those of convolutions and linear layers."""
+    layers = dict(model.named_modules())
+    if isinstance(model, fx.GraphModule):  # its modules lie in the order of a user's definitions
+        layers = {str(node.target): layers[str(node.target)] for node in model.graph.nodes if node.op == "call_module"}
+    return {f"{name}.weight": m.weight for name, m in layers.items() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
 def first_convolution(model: nn.Module) -> str | None:

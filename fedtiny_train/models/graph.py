@@ -20,6 +20,7 @@ LEAVES: tuple[type[nn.Module], ...] = (
     nn.AvgPool2d,
     nn.MaxPool2d,
     nn.Flatten,
+    nn.Dropout,
 )
 
 

@@ -18,7 +18,7 @@ from fedtiny_train import client, models, rounds
 from fedtiny_train.client import LocalSpec, fit
 from fedtiny_train.config import Config, apply_flags, settle
 from fedtiny_train.data import Shard
-from fedtiny_train.models.layers import SameConv2d, pads
+from fedtiny_train.models.layers import Add, SameConv2d, pads
 from fedtiny_train.models.norms import RunningNorm1d, RunningNorm2d, normalised
 from fedtiny_train.models.sparse import SignReLU, SignReLU6, SparseConv2d, SparseLinear, largest
 from fedtiny_train.models.styles import restyle
@@ -102,6 +102,18 @@ def test_a_batch_norm_that_stands_elsewhere_cannot_be_taken_out():
     with pytest.raises(FedtinyError, match="norm scaled normalises the weights before a batch norm, and 0 does"):
         restyle(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)), "scaled", 0)
 
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.add = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), Add()
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.add(self.bn(y), y)
+
+    with pytest.raises(FedtinyError, match="bn does not stand alone behind a convolution"):
+        restyle(Shared(), "scaled", 0)
+
 
 def test_masks_are_set_by_name_and_are_no_part_of_the_state():
     model = models.shared(SCALED)
@@ -177,6 +189,7 @@ def test_a_linear_layer_keeps_the_largest_over_the_whole_batch_by_hand():
     y.sum().backward()
     assert layer.weight.grad.tolist() == [[5.0, -6.0]]  # exact would be [6, -4]: the second sample is forgotten
     assert x.grad.tolist() == [[1.0, 3.0], [1.0, 3.0]]
+    assert layer.bias.grad.tolist() == [2.0]
 
 
 def test_both_together_by_hand():
