@@ -130,11 +130,14 @@ def test_feddst_joins_by_hand():
 
 
 def test_feddst_prunes_again_within_the_union():
-    union = np.array([[True, False, False], [True, True, True]])
+    union = np.array([[False, True, False], [True, True, True]])
     weights = np.array([[0.0, 0.0, 0.0], [3.0, 2.0, 1.0]], np.float32)
     assert feddst.pruned_again(weights, union, 3, 0).tolist() == [[False] * 3, [True] * 3]
-    # A floor of 2 would need a weight that nobody has in the first row: all rows get the floor that this one has.
-    assert feddst.pruned_again(weights, union, 3, 2).tolist() == [[True, False, False], [True, True, False]]
+    # A live zero goes before a position that nobody has.
+    assert feddst.pruned_again(weights, union, 4, 0).tolist() == union.tolist()
+    assert feddst.pruned_again(weights, union, 3, 1).tolist() == [[False, True, False], [True, True, False]]
+    # A floor of 2 would need one that nobody has in the first row: all rows get the floor that this one has.
+    assert feddst.pruned_again(weights, union, 4, 2).tolist() == union.tolist()
 
 
 def lesson_of(weights, live, numbers, steps=2, per_epoch=1):
