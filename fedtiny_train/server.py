@@ -135,8 +135,8 @@ def _read(reply: Reply, check: Check, limit: float) -> Message:
     if reply.delay > 1:
         raise FedtinyError(f"too late: after {reply.delay:.1f} deadlines")
     message = wire.decode(reply.body)
-    check(message)
     refuse_huge(message, limit)
+    check(message)
     return message
 
 
