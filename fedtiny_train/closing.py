@@ -114,6 +114,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "accuracy": accuracy,
         "loss": loss,
         "accuracy_before_recalibration": lines[-1]["accuracy"],
+        "accuracy_before_freezing": lines[-1]["accuracy"] if "frozen" in state.memory else None,
         "accuracy_per_client": accuracy_per_client(run, right),
         "density": kept / weights,
         "density_folded": folded_density(run, state),
@@ -134,6 +135,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "class_names": list(run.class_names),
         "normalisation": state.memory["normalisation"],
         "selection": state.memory.get("selection"),
+        "frozen": state.memory.get("frozen"),
         "layers": layers,
         "refused": sum(len(line["refused"]) for line in lines) + len(traffic.refused),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,10 @@ def set_up(run: Run) -> tuple[State, Line]:
 
 
 def _services(run: Run, traffic: Traffic) -> Services:
-    def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
-        return run.ask(traffic, request, check, kept=kept)
+    def ask_all(
+        request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
+    ) -> Answers:
+        return run.ask(traffic, request, check, kept=kept, own=own)
 
     return Services(ask_all, lambda state: tune(run, state), run.federation.public)
 
@@ -268,6 +270,7 @@ def _close(
 ) -> dict[str, Any]:
     traffic = Traffic()
     state = method(run.config.train.method).close(run.setting, state, _services(run, traffic))
+    run = replace(run, setting=replace(run.setting, spec=models.exported(run.setting.spec)))
     state = closing.recalibrate(run, state, traffic)
     ranges = closing.activation_ranges(run, state, traffic)
     summary = closing.summary(run, state, lines, traffic)

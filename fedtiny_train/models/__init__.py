@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedtiny_train.config import WIDTHS
 from fedtiny_train.models.cnn import cnn
 from fedtiny_train.models.dscnn import dscnn
+from fedtiny_train.models.gating import OWN, gate_state, gated, gates
 from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.mobilenetv1 import mobilenetv1
 from fedtiny_train.models.mobilenetv2 import mobilenetv2
@@ -27,6 +28,8 @@ from fedtiny_train.models.resnet8 import ResNet8
 from fedtiny_train.models.resnet18 import resnet18
 from fedtiny_train.models.vgg11 import vgg11
 from fedtiny_train.seeds import rng
+
+__all__ = ["OWN", "gate_state", "gates"]
 
 Array = npt.NDArray[np.float32]
 Arrays = dict[str, Array]
@@ -46,12 +49,17 @@ NETWORKS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A network: its name, the shape of one input (channels first), the classes and the width."""
+    """A network: its name, the shape of one input (channels first), the classes and the width.
+
+    `gates` is the share of channels that win in each sample, 0 without gates; `personal` ones stay with a device.
+    """
 
     name: str
     shape: tuple[int, ...]
     classes: int
     width: int
+    gates: float = 0.0
+    personal: bool = False
 
 
 def choose(name: str, shape: tuple[int, ...], classes: int, width: int) -> ModelSpec:
@@ -67,7 +75,13 @@ def choose(name: str, shape: tuple[int, ...], classes: int, width: int) -> Model
 
 def build(spec: ModelSpec) -> nn.Module:
     """Return a fresh module; its values are arbitrary until `load` sets them."""
-    return NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
+    model = NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
+    return gated(model, spec.gates, spec.personal) if spec.gates else model
+
+
+def exported(spec: ModelSpec) -> ModelSpec:
+    """Return the network that is left once training is over: gates are frozen into it."""
+    return replace(spec, gates=0.0, personal=False)
 
 
 @functools.lru_cache(maxsize=4)
@@ -162,4 +176,4 @@ def initial_state(spec: ModelSpec, seed: int) -> Arrays:
         bias = name.removesuffix("weight") + "bias"
         if bias in state:
             state[bias] = np.zeros_like(state[bias])
-    return state
+    return state | gate_state(model, seed)
