@@ -73,10 +73,10 @@ def unpack(message: Message) -> tuple[Arrays, dict[str, Mask]]:
 
 
 def batches(count: int, size: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
-    """Shuffle `count` samples into batches; a last batch of one joins the one before."""
+    """Shuffle `count` samples into batches; a last batch of one joins the one before, unless all are of one."""
     order = generator.permutation(count)
     cut = [order[i : i + size] for i in range(0, count, size)]
-    if len(cut) > 1 and len(cut[-1]) == 1:
+    if len(cut) > 1 and len(cut[-1]) == 1 < size:
         cut[-2:] = [np.concatenate(cut[-2:])]
     return cut
 
@@ -92,10 +92,11 @@ def fit(
 ) -> tuple[float, Lesson, list[Habit]]:
     """Train in place with SGD over a schedule of batches; masked weights are zero after every step.
 
-    With a single sample the batch norm keeps its statistics, which a batch of one cannot renew. Returns the
+    With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Returns the
     mean loss, the lesson with its masks as they are at the end, and the habits that `numbers` asked for.
     """
-    model.train(len(shard.y) > 1)
+    model.train(renews(model, shard))
+    models.set_masks(model, masks)
     weights = models.prunable(model)
     live = {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
     epochs = max(1, local.local_epochs)
@@ -130,6 +131,11 @@ def precision(local: LocalSpec) -> AbstractContextManager[object]:
     return torch.autocast("cpu", dtype=torch.bfloat16) if local.precision == "bf16" else nullcontext()
 
 
+def renews(model: nn.Module, shard: Shard) -> bool:
+    """Return whether training on a shard can renew the statistics of the network's batch norms."""
+    return len(shard.y) > 1 or not models.needs_two_samples(model)
+
+
 def train(request: Message, device: Device) -> Message:
     """Train for a round; send the new state, and what the request's habits found, in as many bits as were asked in.
 
@@ -138,7 +144,7 @@ def train(request: Message, device: Device) -> Message:
     shard, local = device.shard, device.local
     state, masks = unpack(request)
     model = models.shared(local.model)
-    models.load(model, state | own_part(device))
+    models.load(model, state | own_part(device), masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
     loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers)
@@ -148,7 +154,7 @@ def train(request: Message, device: Device) -> Message:
         return Message("skipped", numbers)
     after = models.read(model)
     live = {name: mask.numpy() for name, mask in lesson.masks.items()}
-    fixed = {"center.mean", "scale.inv_std"} | (running(model) if len(shard.y) < 2 else set())
+    fixed = {"center.mean", "scale.inv_std"} | (set() if renews(model, shard) else running(model))
     tensors = {_kept_here(n): wire.masked(a, live.get(n)) for n, a in after.items() if n not in fixed}
     for habit in added:
         tensors |= habit.results()
@@ -193,7 +199,7 @@ def saliency(request: Message, device: Device) -> Message:
     """Send the dense gradient of every prunable weight over the development split: what SNIP scores with."""
     x, y = development(device.shard, device.local.seed)
     model = models.shared(device.local.model)
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("saliency", {"samples": len(y)}, dict(dense_gradients(model, x, y)))
 
 
@@ -234,7 +240,7 @@ def adapt(request: Message, device: Device) -> Message:
     model = models.shared(local.model)
     tensors: dict[str, wire.Tensor] = {}
     for index in range(int(request.numbers["pool"]) if len(y) > 1 else 0):
-        models.load(model, unpack(candidate(request, index))[0])
+        models.load(model, *unpack(candidate(request, index)))
         model.train()
         schedule = batches(len(y), local.batch, rng(local.seed, "adapt", shard.client))
         with torch.no_grad():
@@ -254,7 +260,7 @@ def score(request: Message, device: Device) -> Message:
     model = models.shared(device.local.model)
     sums = np.zeros((3, int(kept.numbers["pool"])))
     for index in range(sums.shape[1]):
-        models.load(model, unpack(candidate(kept, index))[0])
+        models.load(model, *unpack(candidate(kept, index)))
         models.load(model, unpack(candidate(request, index))[0])
         model.eval()
         with torch.no_grad():
@@ -276,7 +282,8 @@ def gates(request: Message, device: Device) -> Message:
     """Send how strong each gate is and how often each channel wins, if it is this client that is meant, or all."""
     model = models.shared(device.local.model)
     meant = int(request.numbers["client"]) in (EVERYONE, device.shard.client)
-    models.load(model, unpack(request)[0] | own_part(device))
+    state, masks = unpack(request)
+    models.load(model, state | own_part(device), masks)
     found = calibrate.gate_moments(model, device.shard.x) if meant else {}
     return Message("gates", {"samples": len(device.shard.y)}, dict(found))
 
@@ -284,14 +291,14 @@ def gates(request: Message, device: Device) -> Message:
 def moments(request: Message, device: Device) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
     model = models.shared(models.exported(device.local.model))
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("moments", {"samples": len(device.shard.y)}, dict(calibrate.norm_moments(model, device.shard.x)))
 
 
 def ranges(request: Message, device: Device) -> Message:
     """Send the least and the greatest value of every tensor of the network."""
     model = models.shared(models.exported(device.local.model))
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("ranges", {}, {"ranges": calibrate.tensor_ranges(model, device.shard.x)})
 
 
@@ -299,7 +306,7 @@ def histograms(request: Message, device: Device) -> Message:
     """Send a histogram of every tensor over the edges that the server set."""
     assert device.kept is not None
     model = models.shared(models.exported(device.local.model))
-    models.load(model, unpack(device.kept)[0])
+    models.load(model, *unpack(device.kept))
     counts = calibrate.tensor_histograms(model, device.shard.x, request.array("ranges"))
     return Message("histograms", {}, {"counts": counts})
 

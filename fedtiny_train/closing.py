@@ -86,11 +86,12 @@ def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | 
 def folded_density(run: Run, state: State) -> float:
     """Return the share of non-zero weights once batch norms are folded in: a scale of 0 empties its filter."""
     norms = norm_behind(models.shared(run.setting.spec))
+    plain = models.baked(run.setting.spec, state.tensors, state.masks)
     kept = 0
     for name in state.masks:
-        weight = state.tensors[name]
+        weight = plain[name]
         if name in norms:
-            scale = state.tensors[f"{norms[name]}.weight"]
+            scale = plain[f"{norms[name]}.weight"]
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         kept += int(np.count_nonzero(weight))
     return kept / sum(mask.size for mask in state.masks.values())
@@ -98,11 +99,12 @@ def folded_density(run: Run, state: State) -> float:
 
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
-    accuracy, loss, right = evaluate(run.setting.spec, state.tensors, run.federation.test)
+    accuracy, loss, right = evaluate(run.setting.spec, state, run.federation.test)
     layers: list[dict[str, Any]] = [
         {"name": name, "shape": list(mask.shape), "weights": mask.size, "kept": int(mask.sum())}
         for name, mask in state.masks.items()
     ]
+    plain = models.baked(run.setting.spec, state.tensors, state.masks)
     kept, weights = sum(layer["kept"] for layer in layers), sum(layer["weights"] for layer in layers)
     return {
         "schema": 1,
@@ -110,6 +112,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "method": run.config.train.method,
         "data": run.data_name,
         "model": run.setting.spec.name,
+        "width": run.setting.spec.width,
         "seed": run.config.run.seed,
         "accuracy": accuracy,
         "loss": loss,
@@ -119,7 +122,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "density": kept / weights,
         "density_folded": folded_density(run, state),
         "weights": weights,
-        "nonzero": sum(int(np.count_nonzero(state.tensors[name])) for name in state.masks),
+        "nonzero": sum(int(np.count_nonzero(plain[name])) for name in state.masks),
         "cost": {
             "flops_max": max(line["flops_max"] for line in lines),
             "memory_max": max(line["memory_max"] for line in lines),

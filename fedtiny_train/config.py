@@ -40,6 +40,7 @@ METHODS = {
     "fl-pqsu": "fl_pqsu",
     "fedmef": "fedmef",
     "adp": "adp",
+    "fedavg-small": "small",
 }
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
@@ -54,9 +55,7 @@ WIDTHS = {
     "cnn": 32,
 }
 MODELS = tuple(WIDTHS)
-DATASETS = ("digits",)
-# Names that users of other tools will type; they get a clear answer instead of "no such file".
-LATER_DATASETS = ("cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "speech-commands")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist")
 LATER = {"engine": ("flower",), "device": ("cuda",)}
 
 
@@ -90,8 +89,13 @@ def option(
 class DataOptions:
     """Which data, and how it is spread over the clients."""
 
-    data: str = option("digits", "digits (bundled), or a FILE.npz with x_train y_train x_test y_test")
-    data_dir: str = option("", "folder that relative data files are looked up in")
+    data: str = option(
+        "digits",
+        "digits (bundled); a set in data_dir as its authors hand it out: cifar10, cifar100, svhn, cinic10 (valid is "
+        "left out), mnist, fashion-mnist; a FILE.npz with x_train y_train x_test y_test; or a FOLDER of "
+        "class/image.png, jpg or bmp, of train/class/... and test/class/... (else every fifth image is test)",
+    )
+    data_dir: str = option("", "folder that known sets and relative data files are looked up in")
     clients: int = option(10, "number of clients; with natural clients, 0 keeps them all", low=0)
     partition: str = option("dirichlet:0.5", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural")
     public: str = option(
@@ -116,6 +120,19 @@ class ModelOptions:
         low=0,
         high=1024,
     )
+    norm: str = option(
+        "batch",
+        "batch norm by the statistics of each batch, by the running ones (running: small or one-sided clients), "
+        "or none, with normalised weights instead (scaled: FedMef's)",
+        choices=("batch", "running", "scaled"),
+    )
+    activation_pruning: float = option(
+        0.0,
+        "share of each layer's inputs that training forgets after the forward pass, the smallest first (FedMef's); "
+        "the gradients of the weights are then estimates",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ class TrainOptions:
     rounds: int = option(100, "rounds of federated training", low=1)
     local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
     participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
-    batch: int = option(32, "samples a step", low=2)
+    batch: int = option(32, "samples a step; 1 needs another norm than batch", low=1)
     lr: float = option(0.1, "learning rate of the first round", above=0)
     lr_final: float = option(0.02, "learning rate of the last round as a share of the first (cosine)", low=0, high=1)
     momentum: float = option(0.9, "momentum of SGD", low=0, high=1)
@@ -358,6 +375,8 @@ def check(config: Config) -> None:
         raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, none")
     if config.data.clients == 0 and split_spec(config.data.partition)[0] != "natural":
         raise ValueError("clients is 0; only the natural partition knows its own number of clients")
+    if config.train.batch == 1 and config.model.norm == "batch":
+        raise ValueError("batch is 1, and batch norm needs two samples; use --norm running or scaled, or --batch 2")
     if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
         raise ValueError(
             f"density is {config.train.density}, but fedavg keeps every weight; "

@@ -167,6 +167,8 @@ def local_swap(lesson: Lesson) -> Habit | None:
             lesson.weights[name].mul_(lesson.masks[name])
             pruned = np.flatnonzero(~mask)
             mask[pruned[np.argsort(-seen[name].reshape(-1)[pruned], kind="stable")[:count]]] = True
+        if step == moment:
+            models.set_masks(lesson.model, {name: mask.numpy() for name, mask in lesson.masks.items()})
 
     return Habit(after_backward=after_backward, after_step=after_step)
 

@@ -187,7 +187,7 @@ def _line(
     costs: tuple[float, int],
     clients: Sequence[dict[str, Any]],
 ) -> Line:
-    accuracy, loss, _ = evaluate(run.setting.spec, state.tensors, run.federation.test)
+    accuracy, loss, _ = evaluate(run.setting.spec, state, run.federation.test)
     if not math.isfinite(loss):
         raise DivergedError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
     return {
@@ -277,7 +277,7 @@ def _close(
     holdings = [np.bincount(s.y, minlength=run.setting.spec.classes).tolist() for s in run.federation.shards]
     runfolder.write_samples(folder, dataset)
     files: dict[str, bytes | str] = {
-        "model.onnx": onnx_out.to_onnx(run.setting.spec, state.tensors),
+        "model.onnx": onnx_out.to_onnx(run.setting.spec, state.tensors, state.masks),
         "ranges.json": runfolder.to_json(ranges),
         "report.html": report.page(summary, lines, holdings),
         "timing.json": runfolder.to_json(clock.content(run.config)),

@@ -212,19 +212,19 @@ def normalisation(messages: Mapping[int, Message]) -> dict[str, float]:
     return {"mean": snapped, "std": deviation or 1.0, "min": low, "max": high}
 
 
-def logits(spec: ModelSpec, tensors: Arrays, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def logits(spec: ModelSpec, state: State, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the outputs of a state for a set of samples."""
     model = models.shared(spec)
-    models.load(model, tensors)
+    models.load(model, state.tensors, state.masks)
     model.eval()
     with torch.no_grad():
         parts = [model(models.layout(torch.from_numpy(x[at : at + 512]))).numpy() for at in range(0, len(x), 512)]
     return np.concatenate(parts)
 
 
-def evaluate(spec: ModelSpec, tensors: Arrays, test: Shard) -> tuple[float, float, npt.NDArray[np.bool_]]:
+def evaluate(spec: ModelSpec, state: State, test: Shard) -> tuple[float, float, npt.NDArray[np.bool_]]:
     """Return accuracy, mean loss and which samples are right, on the server's test set."""
-    output = logits(spec, tensors, test.x)
+    output = logits(spec, state, test.x)
     loss = float(F.cross_entropy(torch.from_numpy(output).double(), torch.from_numpy(test.y)))
     right = output.argmax(1) == test.y
     return float(right.mean()), loss, right

@@ -68,7 +68,7 @@ class Run:
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
-    spec = models.choose(config.model.model, dataset.shape, len(dataset.class_names), config.model.width)
+    spec = models.choose(config.model, dataset.shape, len(dataset.class_names))
     facts = setting(config, spec)
     spec = facts.spec  # a method may train another width than the one asked for
     federation = deal(dataset, config.data, config.run.seed)

@@ -7,6 +7,7 @@ network (channels first, float32), not normalised: that is the network's first s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,24 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
-from fedtiny_train.config import DATASETS, LATER_DATASETS, DataOptions, split_spec
-from fedtiny_train.data import digits, npz, partition
+from fedtiny_train.config import DataOptions, split_spec
+from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, svhn
 from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
 Samples = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+
+# Each reader is given the folder to look in.
+READERS: Mapping[str, Callable[[Path], Dataset]] = {
+    "digits": lambda root: digits.read(),
+    "cifar10": cifar.read_cifar10,
+    "cifar100": cifar.read_cifar100,
+    "svhn": svhn.read,
+    "cinic10": cinic10.read,
+    "mnist": idx.read_mnist,
+    "fashion-mnist": idx.read_fashion_mnist,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +61,14 @@ def load(options: DataOptions, seed: int = 0) -> Dataset:
 
 
 def _read(options: DataOptions) -> Dataset:
-    if options.data == "digits":
-        return digits.read()
-    if options.data in LATER_DATASETS:
-        raise UsageError(
-            f"data set {options.data} is not available in this version; "
-            f"use {', '.join(DATASETS)} or convert it to a FILE.npz"
-        )
+    if options.data in READERS:
+        return READERS[options.data](Path(options.data_dir))
     path = Path(options.data_dir) / options.data
+    if path.is_dir():
+        return images.read(path)
     if path.suffix != ".npz":
-        hint = nearest(options.data, (*DATASETS, *LATER_DATASETS))
-        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(DATASETS)}, FILE.npz")
+        hint = nearest(options.data, READERS)
+        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(READERS)}, FILE.npz, FOLDER")
     if not path.is_file():
         raise FedtinyError(f"data file {path} does not exist")
     return npz.read(path)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError
 
+MAX_CLASS_NAME = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -27,6 +29,7 @@ class Dataset:
     client_test: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        _check_names(self.name, self.class_names)
         for part, x, y, owner in (
             ("train", self.x_train, self.y_train, self.client_train),
             ("test", self.x_test, self.y_test, self.client_test),
@@ -45,6 +48,16 @@ class Dataset:
         if len(shape) == 2:
             return (1, *shape)
         return (shape[2], shape[0], shape[1]) if len(shape) == 3 else shape
+
+
+def _check_names(name: str, class_names: tuple[str, ...]) -> None:
+    # They are names of folders or come from a file, and end up in JSON, in HTML and in firmware.
+    for label, one in enumerate(class_names):
+        if not one or len(one) > MAX_CLASS_NAME or not one.isprintable():
+            raise FedtinyError(
+                f"{name}: class {label} is called {one[:MAX_CLASS_NAME]!r}; "
+                f"a name must have 1 to {MAX_CLASS_NAME} printable characters"
+            )
 
 
 def _check_part(
@@ -72,6 +85,14 @@ def _check_part(
         )
     if owner is not None and owner.shape != y.shape:
         raise FedtinyError(f"{name}: client_{part} has shape {owner.shape}; y_{part} has {len(y)} labels")
+
+
+def every_fifth(y: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which samples are test where nobody has split a set: every fifth of each class, in its order."""
+    test = np.zeros(len(y), dtype=np.bool_)
+    for label in np.unique(y):
+        test[np.flatnonzero(y == label)[4::5]] = True
+    return test
 
 
 def limited(dataset: Dataset, train: int, test: int, generator: np.random.Generator) -> Dataset:

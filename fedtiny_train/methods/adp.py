@@ -30,6 +30,7 @@ from torch import nn
 
 from fedtiny_train import models, wire
 from fedtiny_train.client import EVERYONE, read_notes
+from fedtiny_train.liveness import by_source, spread
 from fedtiny_train.masks import Array, Mask
 from fedtiny_train.methods import Masks, Method, Orders, Outcome, Services, Setting
 from fedtiny_train.models import Arrays
@@ -188,8 +189,9 @@ def useful(model: nn.Module, channels: int, tensors: Arrays) -> Masks:
     for step in steps(model):
         given = live[step.inputs[0]]
         if isinstance(step.module, nn.Conv2d | nn.Linear):
-            masks[f"{step.path}.weight"] = _reading(step.module, given)
-            given = np.ones(len(step.module.weight), dtype=np.bool_)
+            whole = np.ones(tuple(step.module.weight.shape), dtype=np.bool_)
+            masks[f"{step.path}.weight"] = whole & by_source(step.module, spread(given, whole, step.module), whole)
+            given = np.ones(len(whole), dtype=np.bool_)
         elif isinstance(step.module, nn.BatchNorm1d | nn.BatchNorm2d):
             given = (tensors[f"{step.path}.weight"] != 0) | (tensors[f"{step.path}.bias"] != 0)
             if weight := makers.get(step.path):
@@ -198,15 +200,6 @@ def useful(model: nn.Module, channels: int, tensors: Arrays) -> Masks:
             given = given | live[other]
         live[step.output] = given
     return masks
-
-
-def _reading(layer: nn.Conv2d | nn.Linear, given: Mask) -> Mask:
-    """Return which weights of a layer read a live channel; flattened images have as many features a channel."""
-    shape = tuple(layer.weight.shape)
-    if isinstance(layer, nn.Linear):
-        return np.broadcast_to(given.repeat(shape[1] // len(given)), shape).copy()
-    by_group = given.reshape(layer.groups, shape[1]).repeat(shape[0] // layer.groups, axis=0)
-    return np.broadcast_to(by_group[:, :, None, None], shape).copy()
 
 
 METHOD = Method(begin, orders, learn, close, prunes_all=True, network=network)

@@ -33,7 +33,7 @@ def gradients(setting: Setting, state: State, services: Services) -> Mapping[str
         answers = services.ask(state.message("saliency"), saliency_check(state))
         return average(answers.messages, list(setting.sizes))
     model = models.shared(setting.spec)
-    models.load(model, state.tensors)
+    models.load(model, state.tensors, state.masks)
     return dense_gradients(model, torch.from_numpy(public.x), torch.from_numpy(public.y))
 
 

@@ -119,8 +119,9 @@ class SameConv2d(nn.Conv2d):
 
 def pads(conv: nn.Conv2d) -> Pads:
     """Return the zeros a convolution adds: (left, right, top, bottom)."""
-    if isinstance(conv, SameConv2d):
-        return conv.same
+    same: Pads | None = getattr(conv, "same", None)
+    if same is not None:
+        return same
     if conv.padding == "valid":
         return 0, 0, 0, 0
     if isinstance(conv.padding, str):

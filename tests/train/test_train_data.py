@@ -224,8 +224,6 @@ def test_classes_without_a_sample_are_said_in_one_line(tmp_path, caplog):
 
 
 def test_names_that_are_not_there():
-    with pytest.raises(UsageError, match="cifar10 is not available in this version"):
-        data.load(DataOptions(data="cifar10"))
     with pytest.raises(UsageError, match="did you mean digits"):
         data.load(DataOptions(data="digts"))
     with pytest.raises(FedtinyError, match="does not exist"):
