@@ -31,6 +31,7 @@ from fedtiny_train.wire import Message, Sparse, WireError
 
 DEV_SHARE = 0.1
 OWN, UPLOADED = "own/", "uploaded loss"
+EVERYONE = -1  # in a request that may be meant for one client alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def train(request: Message, device: Device) -> Message:
     shard, local = device.shard, device.local
     state, masks = unpack(request)
     model = models.shared(local.model)
-    models.load(model, state, masks)
+    models.load(model, state | own_part(device), masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
     seed_dropout(generator)
@@ -160,12 +161,34 @@ def train(request: Message, device: Device) -> Message:
     after = models.read(model)
     live = {name: mask.numpy() for name, mask in lesson.masks.items()}
     fixed = {"center.mean", "scale.inv_std"} | (set() if renews(model, shard) else running(model))
-    tensors = {name: wire.masked(a, live.get(name)) for name, a in after.items() if name not in fixed}
+    tensors = {_kept_here(n): wire.masked(a, live.get(n)) for n, a in after.items() if n not in fixed}
     for habit in added:
         tensors |= habit.results()
     if may_skip:
         tensors[OWN + UPLOADED] = np.array(loss)
     return Message("update", numbers, tensors, request.bits)
+
+
+def _kept_here(name: str) -> str:
+    """Return the name of a tensor in an answer: what is the device's own becomes a note."""
+    return f"{OWN}{name}" if name.startswith(models.OWN) else name
+
+
+def own_part(device: Device) -> Arrays:
+    """Return what of the network never travels: as the device noted it, or as every device begins."""
+    if not device.local.model.personal:
+        return {}
+    begun = models.gate_state(models.shared(device.local.model), device.local.seed)
+    return begun if device.own is None else begun | read_notes(device.own, begun, device.shard.client)
+
+
+def read_notes(notes: Message, begun: Arrays, client: int) -> Arrays:
+    """Return what a device noted of its own part; notes may come from a file, and must be as what it began with."""
+    found = {name: notes.array(name) for name in begun if name in notes.tensors}
+    for name, array in found.items():
+        if array.shape != begun[name].shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise WireError(f"what client {client} noted as {name} is of no use; start a new run")
+    return found
 
 
 def _last_upload(device: Device) -> float:
@@ -263,16 +286,26 @@ def describe(request: Message, device: Device) -> Message:
     return Message("described", {name: float(value) for name, value in numbers.items()})
 
 
+def gates(request: Message, device: Device) -> Message:
+    """Send how strong each gate is and how often each channel wins, if it is this client that is meant, or all."""
+    model = models.shared(device.local.model)
+    meant = int(request.numbers["client"]) in (EVERYONE, device.shard.client)
+    state, masks = unpack(request)
+    models.load(model, state | own_part(device), masks)
+    found = calibrate.gate_moments(model, device.shard.x) if meant else {}
+    return Message("gates", {"samples": len(device.shard.y)}, dict(found))
+
+
 def moments(request: Message, device: Device) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
-    model = models.shared(device.local.model)
+    model = models.shared(models.exported(device.local.model))
     models.load(model, *unpack(request))
     return Message("moments", {"samples": len(device.shard.y)}, dict(calibrate.norm_moments(model, device.shard.x)))
 
 
 def ranges(request: Message, device: Device) -> Message:
     """Send the least and the greatest value of every tensor of the network."""
-    model = models.shared(device.local.model)
+    model = models.shared(models.exported(device.local.model))
     models.load(model, *unpack(request))
     return Message("ranges", {}, {"ranges": calibrate.tensor_ranges(model, device.shard.x)})
 
@@ -280,7 +313,7 @@ def ranges(request: Message, device: Device) -> Message:
 def histograms(request: Message, device: Device) -> Message:
     """Send a histogram of every tensor over the edges that the server set."""
     assert device.kept is not None
-    model = models.shared(device.local.model)
+    model = models.shared(models.exported(device.local.model))
     models.load(model, *unpack(device.kept))
     counts = calibrate.tensor_histograms(model, device.shard.x, request.array("ranges"))
     return Message("histograms", {}, {"counts": counts})
@@ -293,6 +326,7 @@ DUTIES: Mapping[str, Duty] = {
     "adapt": adapt,
     "score": score,
     "describe": describe,
+    "gates": gates,
     "moments": moments,
     "ranges": ranges,
     "histograms": histograms,

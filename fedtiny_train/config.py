@@ -39,6 +39,7 @@ METHODS = {
     "synflow": "synflow",
     "fl-pqsu": "fl_pqsu",
     "fedmef": "fedmef",
+    "adp": "adp",
     "fedavg-small": "small",
 }
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
@@ -150,7 +151,7 @@ class TrainOptions:
 
     method: str = option("fedtiny", "what decides which weights live", choices=tuple(METHODS))
     density: float = option(
-        0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1", low=0, high=1
+        0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1, for adp 0.49", low=0, high=1
     )
     rounds: int = option(100, "rounds of federated training", low=1)
     local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
@@ -277,6 +278,25 @@ class ServerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AdpOptions:
+    """Adaptive dynamic pruning alone: channels gated in every sample, or small weights zeroed after every epoch."""
+
+    gates: str = option(
+        "shared", "gates are averaged like weights, or stay with each client (personal)", choices=("shared", "personal")
+    )
+    gate_client: int = option(
+        -1,
+        "with personal gates, the client whose gates the exported network has; -1 is the one with most samples",
+        low=-1,
+    )
+    threshold: float = option(
+        0.0,
+        "above 0 there are no gates; weights of convolutions up to it become 0 after every epoch (FedDP: 1e-3)",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """How the run is carried out."""
 
@@ -304,6 +324,7 @@ class Config:
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     flpqsu: FlPqsuOptions = field(default_factory=FlPqsuOptions)
     fedmef: FedMefOptions = field(default_factory=FedMefOptions)
+    adp: AdpOptions = field(default_factory=AdpOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
@@ -441,11 +462,24 @@ def check(config: Config) -> None:
             f"density is {config.train.density}, but fedavg keeps every weight; "
             "leave density out, or use --method fedtiny or random"
         )
+    if config.train.method == "adp":
+        _check_adp(config)
+
+
+def _check_adp(config: Config) -> None:
+    if config.adp.threshold and config.train.density not in (0.0, 1.0):
+        raise ValueError(
+            f"density is {config.train.density}, but with a threshold adp keeps whatever is above it; "
+            "leave out one of the two"
+        )
+    if config.adp.gate_client >= 0 and config.adp.gates == "shared":
+        raise ValueError("gate_client names whose gates are exported, and they are shared; add --gates personal")
 
 
 def settle(config: Config) -> Config:
     """Fill in what an option leaves to the method or the network, so that config.toml says what was run."""
-    density = config.train.density or (1.0 if config.train.method == "fedavg" else 0.1)
+    own = {"fedavg": 1.0, "adp": 1.0 if config.adp.threshold else 0.49}
+    density = config.train.density or own.get(config.train.method, 0.1)
     width = config.model.width or WIDTHS.get(config.model.model, 0)
     return dataclasses.replace(
         config,

@@ -173,7 +173,21 @@ def local_swap(lesson: Lesson) -> Habit | None:
     return Habit(after_backward=after_backward, after_step=after_step)
 
 
-HABITS: tuple[Callable[[Lesson], Habit | None], ...] = (top_gradients_of, extrusion, local_swap)
+def thinning(lesson: Lesson) -> Habit | None:
+    """FedDP's: after every local epoch, weights of convolutions up to the `threshold` become zero; they may regrow."""
+    threshold = lesson.numbers.get("threshold", 0.0)
+    if not threshold:
+        return None
+
+    def after_step(step: int) -> None:
+        for weight in lesson.weights.values() if (step + 1) % lesson.steps_per_epoch == 0 else ():
+            if weight.dim() == 4:
+                weight.mul_(weight.abs() > threshold)
+
+    return Habit(after_step=after_step)
+
+
+HABITS: tuple[Callable[[Lesson], Habit | None], ...] = (top_gradients_of, extrusion, local_swap, thinning)
 
 
 def habits(lesson: Lesson) -> list[Habit]:

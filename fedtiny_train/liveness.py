@@ -28,13 +28,13 @@ def working(model: nn.Module, masks: Mapping[str, Mask], channels: int) -> dict[
     found = {}
     for name, mask in masks.items():
         step = next(step for step in plan if f"{step.path}.weight" == name)
-        sources = _by_source(step.module, _spread(living[step.inputs[0]], mask, step.module), mask)
+        sources = by_source(step.module, spread(living[step.inputs[0]], mask, step.module), mask)
         out = read[step.output].reshape(-1, *[1] * (mask.ndim - 1))
         found[name] = mask & sources & out
     return found
 
 
-def _by_source(module: nn.Module, living: Channels, mask: Mask) -> Mask:
+def by_source(module: nn.Module, living: Channels, mask: Mask) -> Mask:
     """Return for each position of a weight whether the channel it reads lives."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     rows = living.reshape(groups, -1)
@@ -47,14 +47,14 @@ def _living(plan: list[Step], masks: Mapping[str, Mask], channels: int) -> dict[
     for step in plan:
         mask = masks.get(f"{step.path}.weight")
         if mask is not None:
-            made = mask & _by_source(step.module, _spread(living[step.inputs[0]], mask, step.module), mask)
+            made = mask & by_source(step.module, spread(living[step.inputs[0]], mask, step.module), mask)
             living[step.output] = np.asarray(made.reshape(len(mask), -1).any(axis=1))
         else:
             living[step.output] = np.asarray(np.any([living[name] for name in step.inputs], axis=0), dtype=np.bool_)
     return living
 
 
-def _spread(living: Channels, mask: Mask, module: nn.Module) -> Channels:
+def spread(living: Channels, mask: Mask, module: nn.Module) -> Channels:
     """Return the channels of a linear layer's input: each one as often as flattening laid it out."""
     inputs = mask.shape[1] * (module.groups if isinstance(module, nn.Conv2d) else 1)
     return np.repeat(living, inputs // len(living))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,12 @@ def set_up(run: Run) -> tuple[State, Line]:
 def _services(run: Run, traffic: Traffic) -> Services:
     holders: list[tuple[Message, list[int]]] = []
 
-    def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
+    def ask_all(
+        request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
+    ) -> Answers:
         # Whoever failed to answer an earlier request cannot be relied on to hold it.
         asked = next((who for sent, who in reversed(holders) if sent is kept), None)
-        answers = run.gather(traffic, request, check, asked, kept)
+        answers = run.gather(traffic, request, check, asked, kept, own)
         holders.append((request, sorted(answers.messages)))
         return answers
 
@@ -315,6 +317,7 @@ def _close(
 ) -> dict[str, Any]:
     traffic = Traffic(len(lines))
     state = method(run.config.train.method).close(run.setting, state, _services(run, traffic))
+    run = replace(run, setting=replace(run.setting, spec=models.exported(run.setting.spec)))
     state = closing.recalibrate(run, state, traffic)
     ranges = closing.activation_ranges(run, state, traffic)
     summary = closing.summary(run, state, lines, traffic)

@@ -223,6 +223,8 @@ def _check_memory(memory: Any) -> None:
         raise TypeError("its memory has no normalisation")
     if not _are_numbers([norm.get(key) for key in ("mean", "std", "min", "max")]):
         raise ValueError("its normalisation is not finite")
+    if type(memory.get("gate_client", 0)) is not int:
+        raise ValueError("its gate_client is no number of a client")
     if (verdict := memory.get("selection")) is not None:
         lists = [verdict[key] for key in ("losses", "standard_errors", "accuracies")]
         if not all(map(_are_numbers, lists)) or len(set(map(len, lists))) != 1:

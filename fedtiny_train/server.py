@@ -48,8 +48,9 @@ class State:
         return replace(self, tensors=self.tensors | pruned, masks=masks)
 
     def message(self, kind: str, numbers: Mapping[str, float] | None = None) -> Message:
-        """Return the model as it travels: sparse where its masks are."""
-        tensors = {name: wire.masked(a, self.masks.get(name)) for name, a in self.tensors.items()}
+        """Return the model as it travels: sparse where its masks are, without what stays with the devices."""
+        travels = {name: a for name, a in self.tensors.items() if not name.startswith(models.OWN)}
+        tensors = {name: wire.masked(a, self.masks.get(name)) for name, a in travels.items()}
         return Message(kind, numbers or {}, tensors)
 
 
@@ -197,7 +198,7 @@ def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, 
     `may_skip` it may say instead that it sends none.
     """
     fixed = ("center.mean", "scale.inv_std")
-    shapes = {name: a.shape for name, a in state.tensors.items() if name not in fixed}
+    shapes = {n: a.shape for n, a in state.tensors.items() if n not in fixed and not n.startswith(models.OWN)}
     statistics = [name for name in shapes if "running_" in name]
     wanted = {f"top/{name}": count for name, count in top.items()}
     shapes |= {name: state.tensors[name.removeprefix("top/")].shape for name in wanted}

@@ -76,15 +76,16 @@ class Run:
         check: Check,
         clients: Sequence[int] | None = None,
         kept: Message | None = None,
+        own: Mapping[int, bytes] | None = None,
     ) -> Answers:
         """Ask outside the rounds: below a quorum, those that did not answer well are asked again, but not for ever."""
         options = self.config.server
-        found = self.ask(traffic, request, check, clients, kept)
+        found = self.ask(traffic, request, check, clients, kept, own)
         for _ in range(options.patience - 1):
             if found.lack(options.quorum) is None:
                 break
             missing = [k for k in found.invited if k not in found.messages]
-            again = self.ask(traffic, request, check, missing, kept)
+            again = self.ask(traffic, request, check, missing, kept, own)
             found = replace(again, messages={**found.messages, **again.messages}, invited=found.invited)
         if error := found.lack(options.quorum):
             raise type(error)(f"{request.kind}, asked {options.patience} times: {error}")

@@ -94,9 +94,11 @@ class Outcome:
 
 
 class Ask(Protocol):
-    """Send a request to all clients and return the answers that passed the check."""
+    """Send a request to all clients and return the answers that passed the check; `own` is what each noted."""
 
-    def __call__(self, request: Message, check: Check, kept: Message | None = None) -> Answers:
+    def __call__(
+        self, request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
+    ) -> Answers:
         """Ask all clients."""
         ...
 

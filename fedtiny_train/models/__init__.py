@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from fedtiny_train.config import WIDTHS, ModelOptions
 from fedtiny_train.masks import Mask
 from fedtiny_train.models.cnn import cnn
 from fedtiny_train.models.dscnn import dscnn
+from fedtiny_train.models.gating import OWN, gate_state, gated, gates
 from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.mobilenetv1 import mobilenetv1
 from fedtiny_train.models.mobilenetv2 import mobilenetv2
@@ -33,7 +34,7 @@ from fedtiny_train.models.user import user_network
 from fedtiny_train.models.vgg11 import vgg11
 from fedtiny_train.seeds import rng
 
-__all__ = ["saved_bytes", "set_masks"]
+__all__ = ["OWN", "gate_state", "gates", "saved_bytes", "set_masks"]
 
 Array = npt.NDArray[np.float32]
 Arrays = dict[str, Array]
@@ -53,7 +54,10 @@ NETWORKS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A network: its name, the shape of one input (channels first), the classes, the width and the style."""
+    """A network: its name, the shape of one input (channels first), the classes, the width and the style.
+
+    `gates` is the share of channels that win in each sample, 0 without gates; `personal` ones stay with a device.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -61,6 +65,8 @@ class ModelSpec:
     width: int
     norm: str = "batch"
     activation_pruning: float = 0.0
+    gates: float = 0.0
+    personal: bool = False
 
 
 def choose(options: ModelOptions, shape: tuple[int, ...], classes: int) -> ModelSpec:
@@ -84,7 +90,13 @@ def build(spec: ModelSpec) -> nn.Module:
         model = user_network(spec.name, spec.shape, spec.classes)
     else:
         model = NETWORKS[spec.name](spec.shape, spec.classes, spec.width)
-    return restyle(model, spec.norm, spec.activation_pruning)
+    model = restyle(model, spec.norm, spec.activation_pruning)
+    return gated(model, spec.gates, spec.personal) if spec.gates else model
+
+
+def exported(spec: ModelSpec) -> ModelSpec:
+    """Return the network that is left once training is over: gates are frozen into it."""
+    return replace(spec, gates=0.0, personal=False)
 
 
 @functools.lru_cache(maxsize=4)
@@ -197,4 +209,4 @@ def initial_state(spec: ModelSpec, seed: int) -> Arrays:
         bias = name.removesuffix("weight") + "bias"
         if bias in state:
             state[bias] = np.zeros_like(state[bias])
-    return state
+    return state | gate_state(model, seed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fedtiny_train.models.layers import Add, Center, Scale
+from fedtiny_train.models.layers import Add, Center, Gate, Scale
 
 LEAVES: tuple[type[nn.Module], ...] = (
     Center,
     Scale,
     Add,
+    Gate,
     nn.Conv2d,
     nn.Linear,
     nn.BatchNorm1d,

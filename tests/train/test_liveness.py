@@ -59,7 +59,7 @@ def test_groups_and_flattened_places_keep_to_their_channels():
 
 
 def test_a_shortcut_keeps_a_channel_alive():
-    spec = models.choose("resnet8", (1, 8, 8), 4, 2)
+    spec = models.ModelSpec("resnet8", (1, 8, 8), 4, 2)
     model = models.build(spec)
     masks = {name: np.ones(tuple(w.shape), np.bool_) for name, w in models.prunable(model).items()}
     masks["stack1.conv2.weight"][:] = False  # the branch is dead, the shortcut is not
