@@ -55,7 +55,7 @@ WIDTHS = {
     "cnn": 32,
 }
 MODELS = tuple(WIDTHS)
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist", "speech-commands")
 LATER = {"engine": ("flower",), "device": ("cuda",)}
 FAULTS = ("dropout", "slow", "corrupt", "shape", "nan", "huge")
 
@@ -96,8 +96,9 @@ class DataOptions:
     data: str = option(
         "digits",
         "digits (bundled); a set in data_dir as its authors hand it out: cifar10, cifar100, svhn, cinic10 (valid is "
-        "left out), mnist, fashion-mnist; a FILE.npz with x_train y_train x_test y_test; or a FOLDER of "
-        "class/image.png, jpg or bmp, of train/class/... and test/class/... (else every fifth image is test)",
+        "left out), mnist, fashion-mnist, speech-commands (12 classes, MFCC); a FILE.npz with x_train y_train x_test "
+        "y_test; or a FOLDER of class/image.png, jpg or bmp, or of train/class/... and test/class/... (without them "
+        "every fifth image is test)",
     )
     data_dir: str = option("", "folder that known sets and relative data files are looked up in")
     clients: int = option(10, "number of clients; with natural clients, 0 keeps them all", low=0)

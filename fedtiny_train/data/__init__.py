@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
 from fedtiny_train.config import DataOptions, split_spec
-from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, svhn
+from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, speech_commands, svhn
 from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
@@ -33,6 +33,7 @@ READERS: Mapping[str, Callable[[Path], Dataset]] = {
     "cinic10": cinic10.read,
     "mnist": idx.read_mnist,
     "fashion-mnist": idx.read_fashion_mnist,
+    "speech-commands": speech_commands.read,
 }
 
 
