@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedtiny_train import client, models, wire
+from fedtiny_train import client, models, packing, wire
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import Config, apply_flags, settle
 from fedtiny_train.data import Shard
@@ -321,32 +321,23 @@ def test_a_skipped_upload_passes_only_where_it_is_allowed():
         update_check(state, {}, may_skip=True)(dataclasses.replace(skipped, tensors={"w": np.ones(1)}))
 
 
-def test_packed_bytes_by_hand():
-    # 12 weights dense (a bitmap has 4 + 12); 3 channels: 12 for biases, 12 for multipliers, 4 for 3 shifts
-    assert small.packed_bytes({"w": np.ones((3, 4), np.bool_)}) == 12 + 28
-    lonely = np.zeros((2, 40), np.bool_)
-    lonely[0, 0] = True  # by gaps: 0, value, 79, and a word is 4; a bitmap would have 12 + 4
-    assert small.packed_bytes({"w": lonely}) == 4 + (8 + 8 + 4)
-    assert small.packed_bytes({"w": lonely, "v": np.ones((3, 4), np.bool_)}) == 24 + 40
-
-
 @pytest.mark.parametrize(("density", "width"), [(0.1, 16), (0.03, 32), (0.5, 8), (1.0, 8)])
 def test_the_small_network_is_the_widest_that_fits(density, width):
     asked_for = models.ModelSpec("resnet8", (1, 8, 8), 10, width)
     found = setting(configured(method="fedavg-small", density=density), asked_for)
-    sparse = setting(configured(method="erk", density=density), asked_for)
-    masks = small.sparse_masks(sparse)
-    assert sum(int(m.sum()) for m in masks.values()) == int(density * sum(sparse.sizes.values()) + 1e-9)
-    limit = small.packed_bytes(masks)
-    assert small.dense_bytes(found.spec) <= limit
+    limit = packing.model_bytes(asked_for, density)
+    assert packing.model_bytes(found.spec, 1.0) <= limit
     if density < 1:
-        assert small.dense_bytes(dataclasses.replace(found.spec, width=found.spec.width + 1)) > limit
+        wider = dataclasses.replace(found.spec, width=found.spec.width + 1)
+        assert packing.model_bytes(wider, 1.0) > limit
     else:
         assert found.spec == asked_for
     assert (found.budget, found.dense) == (sum(found.sizes.values()), frozenset())
 
 
 def test_a_size_that_no_dense_network_has_is_refused(monkeypatch):
-    monkeypatch.setattr(small, "sparse_masks", lambda setting: {"w": np.ones((1, 4), np.bool_)})
-    with pytest.raises(UsageError, match=r"packs to 16 bytes, and even its dense network of width 1 has \d+; use"):
+    monkeypatch.setattr(small, "dense_width", lambda spec, limit, most: 0)
+    with pytest.raises(
+        UsageError, match=r"packs to [\d,]+ bytes, and even its dense network of width 1 has [\d,]+; use"
+    ):
         setting(configured(method="fedavg-small"), models.ModelSpec("resnet8", (1, 8, 8), 10, 8))
