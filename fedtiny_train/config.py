@@ -133,10 +133,11 @@ class ModelOptions:
         high=1024,
     )
     norm: str = option(
-        "batch",
+        "auto",
         "batch norm by the statistics of each batch, by the running ones (running: small or one-sided clients), "
-        "or none, with normalised weights instead (scaled: FedMef's)",
-        choices=("batch", "running", "scaled"),
+        "or none, with normalised weights instead (scaled: FedMef's); auto is batch, with method fedmef it is scaled "
+        "and activation_pruning 0.7 unless given",
+        choices=("auto", "batch", "running", "scaled"),
     )
     activation_pruning: float = option(
         0.0,
@@ -458,7 +459,7 @@ def check(config: Config) -> None:
         raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, FILE.npz, none")
     if config.data.clients == 0 and split_spec(config.data.partition)[0] != "natural":
         raise ValueError("clients is 0; only the natural partition knows its own number of clients")
-    if config.train.batch == 1 and config.model.norm == "batch":
+    if config.train.batch == 1 and settle(config).model.norm == "batch":
         raise ValueError("batch is 1, and batch norm needs two samples; use --norm running or scaled, or --batch 2")
     _check_server(config.server)
     if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
@@ -485,9 +486,12 @@ def settle(config: Config) -> Config:
     own = {"fedavg": 1.0, "adp": 1.0 if config.adp.threshold else 0.49}
     density = config.train.density or own.get(config.train.method, 0.1)
     width = config.model.width or WIDTHS.get(config.model.model, 0)
+    norm, dropped = config.model.norm, config.model.activation_pruning
+    if norm == "auto":
+        norm, dropped = ("scaled", dropped or 0.7) if config.train.method == "fedmef" else ("batch", dropped)
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, width=width),
+        model=dataclasses.replace(config.model, width=width, norm=norm, activation_pruning=dropped),
         train=dataclasses.replace(config.train, density=density),
     )
 

@@ -35,7 +35,7 @@ from fedtiny_train.masks import Array, Mask
 from fedtiny_train.methods import Masks, Method, Orders, Outcome, Services, Setting
 from fedtiny_train.models import Arrays
 from fedtiny_train.models.gating import norm_of, winners
-from fedtiny_train.server import Check, State, need, need_shapes
+from fedtiny_train.server import Check, State, described_check, need, need_shapes
 from fedtiny_train.trace import INPUT, norm_behind, steps
 from fedtiny_train.wire import Message
 
@@ -68,7 +68,7 @@ def begin(setting: Setting, state: State, services: Services) -> State:
     """Return the dense state; with personal gates those of every client begin alike."""
     if not setting.spec.personal:
         return state
-    answers = services.ask(Message("describe"), _described)
+    answers = services.ask(Message("describe"), described_check)
     sizes = {client: message.numbers["count"] for client, message in answers.messages.items()}
     chosen = setting.config.adp.gate_client
     if chosen < 0:
@@ -77,10 +77,6 @@ def begin(setting: Setting, state: State, services: Services) -> State:
         raise UsageError(f"gate_client is {chosen}, but the clients are {min(sizes)} to {max(sizes)}")
     own = models.gate_state(models.shared(setting.spec), setting.config.run.seed)
     return dataclasses.replace(state, tensors=state.tensors | own, memory={**state.memory, CLIENT: chosen})
-
-
-def _described(message: Message) -> None:
-    need(message, "described", ("count",))
 
 
 def orders(setting: Setting, state: State, number: int) -> Orders:

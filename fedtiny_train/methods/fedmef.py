@@ -8,7 +8,8 @@
     learn   (`moving.swapped`) prune the a_t smallest live weights; grow the a_t pruned ones with the largest
             averaged gradient, at zero
 
-The other half of FedMef lies in the network: normalised weights and pruned activations, options of `[model]`.
+Two more parts of FedMef lie in the network, normalised weights and pruned activations; they are options of
+`[model]`, on with this method unless a norm is asked for: `--norm batch` is the extrusion alone.
 Where it leaves the authors' public code on purpose: theta_low is drawn from the live weights (not from the pruned
 ones, which are zero), lambda is applied, the norm is squared, and only rounds that adjust extrude. The weights are
 chosen at the start of the round, by what the server sent: all clients press the same ones.

@@ -96,6 +96,7 @@ def test_density_is_the_square_of_the_ratio():
         ({"gate_client": 2}, "add --gates personal"),
         ({"threshold": -1.0}, "threshold is -1.0"),
         ({"gates": "own"}, "unknown gates 'own'"),
+        ({"batch": 1}, "batch norm needs two samples"),
     ],
 )
 def test_what_does_not_go_together_is_refused(flags, said):
@@ -107,6 +108,11 @@ def test_what_does_not_go_together_is_refused(flags, said):
 def test_a_network_without_a_place_for_gates_is_refused(name, shape):
     with pytest.raises(UsageError, match=f"model {name} has none; use --model resnet8"):
         facts(name, shape=shape)
+
+
+def test_a_network_without_batch_norm_is_refused():
+    with pytest.raises(UsageError, match="has none"):
+        setting(configured(), models.ModelSpec("resnet8", (1, 8, 8), 10, 4, norm="scaled"))
 
 
 def test_gates_stand_behind_every_batch_norm_and_are_no_weights_to_prune():
@@ -341,7 +347,11 @@ def test_each_client_trains_its_own_gates_and_one_is_measured():
 
 def test_the_client_with_most_samples_is_chosen_and_an_unknown_one_refused():
     def ask(request, check, kept=None, own=None):
-        replies = {k: Message("described", {"count": float(n)}) for k, n in enumerate((64, 640, 128))}
+        replies = {}
+        for k, count in enumerate((64.0, 640.0, 128.0)):
+            facts = {"count": count, "sum": count, "squares": count, "min": 0.0, "max": 2.0}
+            replies[k] = Message("described", facts)
+            check(replies[k])
         return Answers(replies, (), 0, 0, {})
 
     services = Services(ask, lambda s: s, NO_DATA)

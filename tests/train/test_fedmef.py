@@ -7,10 +7,12 @@ import json
 import math
 
 import numpy as np
+import onnx
 import oracles
 import pytest
 import torch
 from fedtiny_export.cli import export_main
+from fedtiny_export.errors import UsageError
 from torch import nn
 
 from fedtiny_train import data, models, rounds
@@ -150,6 +152,21 @@ def test_the_first_mask_is_random_with_erk_shares(density, first):
     assert all(np.array_equal(masks[n], other[n]) for n in masks) == (density == 1)
 
 
+def test_the_method_brings_its_network_unless_another_is_asked_for():
+    def style(**flags):
+        model = settle(apply_flags(Config(), flags)).model
+        return model.norm, model.activation_pruning
+
+    assert style(method="fedmef") == ("scaled", 0.7)
+    assert style(method="fedmef", activation_pruning=0.5) == ("scaled", 0.5)
+    assert style(method="fedmef", norm="scaled") == ("scaled", 0.0)
+    assert style(method="fedmef", norm="batch") == ("batch", 0.0)
+    assert style(method="rigl") == ("batch", 0.0)
+    assert settle(apply_flags(Config(), {"method": "fedmef", "batch": 1})).train.batch == 1
+    with pytest.raises(UsageError, match="batch norm needs two samples"):
+        apply_flags(Config(), {"method": "fedmef", "batch": 1, "norm": "batch"})
+
+
 def played(**flags):
     """Three rounds with an adjustment in each of the first two; the states and the lines."""
     flags = {"rounds": 3, "clients": 3, "width": 4, "local_epochs": 1, "public": "none", "density": 0.2} | flags
@@ -204,9 +221,10 @@ def test_extrusion_empties_what_is_about_to_be_pruned():
     assert left[1.0] < 0.5 * left[0.0]
 
 
-def test_a_run_repeats_itself_goes_on_and_reaches_a_device(tmp_path, tools):
+@pytest.mark.parametrize("style", [[], ["--norm", "batch"]])
+def test_a_run_repeats_itself_goes_on_and_reaches_a_device(style, tmp_path, tools):
     train, small, contents, _ = tools
-    flags = ["--method", "fedmef", "--density", "0.3", "--no-first-dense"]
+    flags = ["--method", "fedmef", "--density", "0.3", "--no-first-dense", *style]
     run = small(tmp_path / "a", *flags)
     assert contents(run) == contents(small(tmp_path / "b", *flags, "--workers", "2"))
     whole = contents(run)
@@ -217,6 +235,12 @@ def test_a_run_repeats_itself_goes_on_and_reaches_a_device(tmp_path, tools):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["method"] == "fedmef"
     assert 0.29 < summary["density"] <= 0.3
+    graph = onnx.load(run / "model.onnx").graph
+    assert ("BatchNormalization" in {node.op_type for node in graph.node}) == bool(style)
+    plain = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    assert not [name for name in plain if name.endswith("gain")]
+    for layer in summary["layers"]:
+        assert np.count_nonzero(plain[layer["name"]]) <= layer["kept"]
     with pytest.raises(SystemExit) as left:
         export_main([str(run), "--target", "esp32", "--out", str(tmp_path / "out")])
     assert not left.value.code
