@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
-from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch
+from fedtiny_train.client import LocalSpec, batches, development_count, fit, prepare_torch
 from fedtiny_train.config import Config, recorded
+from fedtiny_train.cost import DeviceCost
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import Orders, Outcome, Services, method
@@ -70,22 +71,26 @@ def set_up(run: Run) -> tuple[State, Line]:
     tensors["scale.inv_std"] = np.array(1 / norm["std"], dtype=np.float32)
     masks = {name: np.ones(tensors[name].shape, dtype=np.bool_) for name in run.setting.sizes}
     state = State(pretrain(run, tensors), masks, {"normalisation": norm})
-    flops, memory = 0.0, 0
+    spent: list[DeviceCost] = []
     chosen = method(run.config.train.method)
     for extra in range(_warm_up_rounds(run.config)):
         outcome, line = one_round(run, state, WARM_UP + extra, Orders(), traffic, run.config.train.lr)
         state = outcome.state
-        flops, memory = line["flops_max"], line["memory_max"]
+        spent.append(line["cost"])
 
-    state = chosen.begin(run.setting, state, _services(run, traffic))
-    flops = max(flops, _selection_flops(run, state))
-    memory = max(memory, cost.memory_bytes(state.tensors, state.masks, {}))
+    asked: list[DeviceCost] = []
+    state = chosen.begin(run.setting, state, _services(run, traffic, asked))
+    # The requests of one selection follow each other: their work adds up, their memory does not.
+    selection = replace(cost.worst(asked), flops=sum(one.flops for one in asked))
     clients = [{"id": k, "samples": len(run.federation.shards[k].y)} for k in sorted(described.messages)]
-    return state, _line(run, state, 0, traffic, (flops, memory), clients)
+    return state, _line(run, state, 0, traffic, cost.worst([*spent, selection]), clients)
 
 
-def _services(run: Run, traffic: Traffic) -> Services:
+def _services(run: Run, traffic: Traffic, asked: list[DeviceCost]) -> Services:
+    development = [development_count(len(shard.y)) for shard in run.federation.shards]
+
     def ask_all(request: Message, check: Check, kept: Message | None = None) -> Answers:
+        asked.append(cost.request_cost(run.network, request, kept, run.config.train.batch, development))
         return run.ask(traffic, request, check, kept=kept)
 
     return Services(ask_all, lambda state: tune(run, state), run.federation.public)
@@ -98,16 +103,6 @@ def _check_described(message: Message) -> None:
 
 def _warm_up_rounds(config: Config) -> int:
     return config.fedtiny.warmup_rounds if config.train.method == "fedtiny" else 0
-
-
-def _selection_flops(run: Run, state: State) -> float:
-    """Return the most that a client spends on the selection: forward passes over its development split."""
-    if "selection" not in state.memory:
-        return 0.0
-    passes = run.config.fedtiny.adaptation_passes + 1
-    pool = len(state.memory["selection"]["losses"])
-    samples = max(math.ceil(len(shard.y) / 10) for shard in run.federation.shards)
-    return passes * pool * samples * cost.forward_flops(run.macs, state.masks)
 
 
 def pretrain(run: Run, tensors: models.Arrays) -> models.Arrays:
@@ -147,7 +142,7 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     after = replace(state, tensors=state.tensors | mean, own={**state.own, **answers.own})
     gradients = combine_top(answers.messages, list(orders.top))
     line: Line = {
-        **_costs(run, state, orders, invited),
+        "cost": _cost(run, state, orders, invited),
         "clients": [
             {"id": k, "samples": int(m.numbers["samples"]), "loss": m.numbers["loss"]}
             for k, m in sorted(answers.messages.items())
@@ -156,13 +151,11 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     return Outcome(number, state, after, answers.messages, gradients, orders), line
 
 
-def _costs(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> Line:
+def _cost(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> DeviceCost:
     options = run.config.train
-    samples = [len(run.federation.shards[k].y) * options.local_epochs for k in invited]
-    return {
-        "flops_max": cost.train_flops(run.macs, state.masks, max(samples), orders.top, options.batch),
-        "memory_max": cost.memory_bytes(state.tensors, state.masks, orders.top),
-    }
+    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0)
+    samples = [len(run.federation.shards[k].y) for k in invited]
+    return cost.round_cost(run.network, state.tensors, state.masks, orders, training, samples)
 
 
 def train_round(run: Run, state: State, number: int) -> tuple[State, Line]:
@@ -171,7 +164,7 @@ def train_round(run: Run, state: State, number: int) -> tuple[State, Line]:
     orders = chosen.orders(run.setting, state, number)
     outcome, line = one_round(run, state, number, orders, traffic, learning_rate(run.config, number))
     state = chosen.learn(run.setting, outcome)
-    return state, _line(run, state, number, traffic, (line["flops_max"], line["memory_max"]), line["clients"])
+    return state, _line(run, state, number, traffic, line["cost"], line["clients"])
 
 
 def _line(
@@ -179,7 +172,7 @@ def _line(
     state: State,
     number: int,
     traffic: Traffic,
-    costs: tuple[float, int],
+    spent: DeviceCost,
     clients: Sequence[dict[str, Any]],
 ) -> Line:
     accuracy, loss, _ = evaluate(run.setting.spec, state.tensors, run.federation.test)
@@ -192,8 +185,10 @@ def _line(
         "density": density_of(state.masks),
         "bytes_up": traffic.up,
         "bytes_down": traffic.down,
-        "flops_max": costs[0],
-        "memory_max": costs[1],
+        "flops_max": spent.flops,
+        "memory_max": spent.memory.total,
+        "memory": asdict(spent.memory),
+        "memory_paper": spent.paper,
         "clients": list(clients),
         "refused": [{"id": r.client, "reason": r.reason} for r in traffic.refused],
     }
@@ -264,7 +259,7 @@ def _close(
     run: Run, state: State, lines: list[Line], folder: Path, dataset: Dataset, clock: runfolder.Clock
 ) -> dict[str, Any]:
     traffic = Traffic()
-    state = method(run.config.train.method).close(run.setting, state, _services(run, traffic))
+    state = method(run.config.train.method).close(run.setting, state, _services(run, traffic, []))
     state = closing.recalibrate(run, state, traffic)
     ranges = closing.activation_ranges(run, state, traffic)
     summary = closing.summary(run, state, lines, traffic)

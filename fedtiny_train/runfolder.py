@@ -35,7 +35,8 @@ SCHEMA = 1
 MASK, KEPT, OWN = "mask/", "kept/", "own/"
 SAMPLES = 100
 Line = dict[str, Any]
-LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max")
+LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max", "memory_paper")
+MEMORY = ("parameters", "gradients", "momentum", "buffer", "activations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,8 @@ def _check_line(line: Line, number: int) -> None:
         raise ValueError(f"line {number + 1} is of round {line['round']!r:.80}")
     if not _are_numbers([line[key] for key in LINE_NUMBERS]) or not isinstance(line["clients"], list):
         raise ValueError(f"round {number} lacks a number")
+    if set(line["memory"]) != set(MEMORY) or not _are_numbers([line["memory"][key] for key in MEMORY]):
+        raise ValueError(f"round {number} does not say what its memory is for")
     if not isinstance(line["refused"], list) or not all({"id", "reason"} <= set(one) for one in line["refused"]):
         raise ValueError(f"round {number} does not say who was refused")
 

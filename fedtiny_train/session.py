@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fedtiny_train import models, trace
+from fedtiny_train.activations import held
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import Config
+from fedtiny_train.cost import Network
 from fedtiny_train.data import Federation, deal
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.engine import Engine
@@ -44,7 +46,7 @@ class Run:
     setting: Setting
     federation: Federation
     engine: Engine
-    macs: dict[str, int]
+    network: Network
 
     @property
     def everyone(self) -> range:
@@ -63,6 +65,12 @@ class Run:
         """Ask clients (all of them unless named) and count what it costs."""
         invited = self.everyone if clients is None else clients
         return traffic.add(ask(self.engine, invited, request, check, kept, own))
+
+
+def network_of(spec: models.ModelSpec) -> Network:
+    """Return what the cost formulas need of a network."""
+    model = models.build(spec)
+    return Network(trace.macs(model, spec.shape), held(model, spec.shape))
 
 
 @contextmanager
@@ -90,7 +98,7 @@ def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
             facts,
             federation,
             engine,
-            trace.macs(models.build(spec), spec.shape),
+            network_of(spec),
         )
     finally:
         engine.close()
