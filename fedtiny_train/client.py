@@ -222,9 +222,14 @@ def running(model: nn.Module) -> set[str]:
     return {f"{name}.{part}" for name in models.norms(model) for part in ("running_mean", "running_var")}
 
 
+def development_count(samples: int) -> int:
+    """Return the size of a development split: a tenth of the samples, at least one."""
+    return max(1, math.ceil(DEV_SHARE * samples))
+
+
 def development(shard: Shard, seed: int) -> tuple[Tensor, Tensor]:
     """Return the client's development split: a tenth of its data, at least one sample, always the same."""
-    count = max(1, math.ceil(DEV_SHARE * len(shard.y)))
+    count = development_count(len(shard.y))
     chosen = np.sort(rng(seed, "development", shard.client).permutation(len(shard.y))[:count])
     return torch.from_numpy(shard.x[chosen]), torch.from_numpy(shard.y[chosen])
 

@@ -114,6 +114,17 @@ def folded_density(run: Run, state: State) -> float:
     return kept / sum(mask.size for mask in state.masks.values())
 
 
+def device_cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the most that a round costs a device; the parts of the memory are those of the round that needs most."""
+    most = max(lines, key=lambda line: line["memory_max"])
+    return {
+        "flops_max": max(line["flops_max"] for line in lines),
+        "memory_max": most["memory_max"],
+        "memory": most["memory"],
+        "memory_paper": max(line["memory_paper"] for line in lines),
+    }
+
+
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
     accuracy, loss, right = evaluate(run.setting.spec, state, run.federation.test)
@@ -141,8 +152,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "weights": weights,
         "nonzero": sum(int(np.count_nonzero(plain[name])) for name in state.masks),
         "cost": {
-            "flops_max": max(line["flops_max"] for line in lines),
-            "memory_max": max(line["memory_max"] for line in lines),
+            **device_cost(lines),
             "bytes_up": sum(line["bytes_up"] for line in lines) + traffic.up,
             "bytes_down": sum(line["bytes_down"] for line in lines) + traffic.down,
         },

@@ -32,6 +32,11 @@ def flops(count: float) -> str:
     return f"{count:.3g} TFLOP"
 
 
+def memory_parts(memory: Mapping[str, int]) -> str:
+    """Return what a device's memory is for, without the parts that are empty."""
+    return ", ".join(f"{name} {size(count)}" for name, count in memory.items() if count)
+
+
 @contextmanager
 def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Show a bar over the rounds; yield what is to be called with each round's line.
@@ -91,7 +96,7 @@ def table(summary: Mapping[str, Any], folder: Path) -> None:
         ("trouble", f"{summary['refused']} answers refused, {summary['rounds_missed']} rounds without a quorum"),
         ("density", f"{summary['density']:.4f} ({summary['nonzero']:,} of {summary['weights']:,} weights)"),
         ("traffic", f"{size(cost['bytes_up'])} up, {size(cost['bytes_down'])} down, all clients and rounds"),
-        ("device memory", f"{size(cost['memory_max'])} for weights and gradients, at most"),
+        ("device memory", f"{size(cost['memory_max'])} at most: {memory_parts(cost['memory'])}"),
         ("device work", f"{flops(cost['flops_max'])} in a round, at most"),
     ]
     shown = Table(title=f"{summary['method']} on {summary['data']}", show_header=False, title_justify="left")

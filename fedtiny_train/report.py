@@ -71,7 +71,7 @@ def _cards(summary: Mapping[str, Any]) -> str:
     cards = [
         (f"{summary['accuracy']:.2%}", f"accuracy on {summary['test_samples']} samples"),
         (f"{summary['density']:.2%}", f"density: {summary['nonzero']:,} of {summary['weights']:,} weights"),
-        (size(cost["memory_max"]), "weights and gradients on a device"),
+        (size(cost["memory_max"]), "memory of a device in training"),
         (flops(cost["flops_max"]), "work of a device in a round"),
         (size(cost["bytes_up"]), "sent by all clients"),
     ]
@@ -179,7 +179,12 @@ def _costs(summary: Mapping[str, Any], lines: Sequence[Line]) -> str:
         ("batch norm and ranges", size(close_up), size(close_down)),
         ("all", size(cost["bytes_up"]), size(cost["bytes_down"])),
     ]
-    device = [("memory", size(cost["memory_max"])), ("work in a round", flops(cost["flops_max"]))]
+    device = [("memory", size(cost["memory_max"]))]
+    device += [(f"for {name}", size(count)) for name, count in cost["memory"].items() if count]
+    device += [
+        ("memory as the papers count, without activations", size(cost["memory_paper"])),
+        ("work in a round", flops(cost["flops_max"])),
+    ]
     return _table(("traffic", "up", "down"), rows) + _table(("one device, at most", ""), device)
 
 

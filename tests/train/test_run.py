@@ -39,7 +39,9 @@ def test_the_folder_is_complete(run):
     summary = summary_of(run)
     assert {"schema", "method", "data", "model", "seed", "accuracy", "accuracy_per_client", "density", "weights",
             "nonzero", "cost", "rounds", "class_names", "normalisation"} <= set(summary)  # fmt: skip
-    assert set(summary["cost"]) == {"flops_max", "memory_max", "bytes_up", "bytes_down"}
+    assert set(summary["cost"]) == {
+        "flops_max", "memory_max", "memory", "memory_paper", "bytes_up", "bytes_down",
+    }  # fmt: skip
     assert (summary["method"], summary["data"], summary["model"], summary["rounds"]) == (
         "fedtiny",
         "digits",
@@ -62,6 +64,8 @@ def test_metrics_have_a_line_a_round(run):
         "bytes_down",
         "flops_max",
         "memory_max",
+        "memory",
+        "memory_paper",
         "clients",
         "refused",
         "invited",
