@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError
 
-from fedtiny_train import __version__, calibrate, models
+from fedtiny_train import __version__, calibrate, cost, models, wire
+from fedtiny_train.liveness import dead_filters
+from fedtiny_train.methods import Orders
 from fedtiny_train.server import Check, State, evaluate, need, need_shapes
 from fedtiny_train.session import Run, Traffic
 from fedtiny_train.trace import norm_behind
@@ -92,11 +94,13 @@ def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | 
     test, owner = run.federation.test, run.federation.test_client
     if owner is not None:
         return [float(right[owner == k].mean()) if (owner == k).any() else None for k in run.everyone]
-    per_class = {int(c): float(right[test.y == c].mean()) for c in np.unique(test.y)}
+    classes = run.setting.spec.classes
+    tested = np.bincount(test.y, minlength=classes)
+    per_class = np.bincount(test.y, weights=right, minlength=classes) / np.maximum(tested, 1)
     found: list[float | None] = []
     for shard in run.federation.shards:
-        known = [per_class[int(label)] for label in shard.y if int(label) in per_class]
-        found.append(sum(known) / len(known) if known else None)
+        known = np.bincount(shard.y, minlength=classes) * (tested > 0)
+        found.append(float((known * per_class).sum() / known.sum()) if known.any() else None)
     return found
 
 
@@ -125,11 +129,34 @@ def device_cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _dense_cost(run: Run, state: State, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what the same rounds would have cost with the dense network and plain averaging."""
+    masks = {name: np.ones_like(mask) for name, mask in state.masks.items()}
+    message, options = len(wire.encode(replace(state, masks=masks).message("train"))), run.config.train
+    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0)
+    samples = [len(shard.y) for shard in run.federation.shards]
+    spent = cost.round_cost(run.network, state.tensors, masks, Orders(), training, samples)
+    return {
+        "flops_max": spent.flops,
+        "memory_max": spent.memory.total,
+        "bytes_up": message * sum(len(line["clients"]) for line in lines[1:]),
+        "bytes_down": message * sum(len(line["invited"]) for line in lines[1:]),
+    }
+
+
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
     accuracy, loss, right = evaluate(run.setting.spec, state, run.federation.test)
+    dead = dead_filters(models.shared(run.setting.spec), run.setting.spec.shape[0], state.masks)
     layers: list[dict[str, Any]] = [
-        {"name": name, "shape": list(mask.shape), "weights": mask.size, "kept": int(mask.sum())}
+        {
+            "name": name,
+            "shape": list(mask.shape),
+            "weights": mask.size,
+            "kept": int(mask.sum()),
+            "filters": mask.shape[0],
+            "dead": dead[name],
+        }
         for name, mask in state.masks.items()
     ]
     plain = models.baked(run.setting.spec, state.tensors, state.masks)
@@ -156,6 +183,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
             "bytes_up": sum(line["bytes_up"] for line in lines) + traffic.up,
             "bytes_down": sum(line["bytes_down"] for line in lines) + traffic.down,
         },
+        "cost_dense": _dense_cost(run, state, lines),
         "rounds": run.config.train.rounds,
         "rounds_missed": sum(not line["counted"] for line in lines),
         "clients": len(run.everyone),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,18 @@ def trouble(line: Mapping[str, Any]) -> list[str]:
         good, invited = len(line["clients"]), len(line["invited"])
         texts.append(f"round {number}: no quorum, {good} of {invited} clients answered well; it changed nothing")
     return texts
+
+
+def sweep_table(head: Sequence[str], rows: Sequence[Sequence[str]], folder: Path) -> None:
+    """Print what came of a sweep and where it is."""
+    shown = Table(title="sweep", title_justify="left")
+    for name in head:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    console.print(f"look at it: {folder / 'sweep.html'}", soft_wrap=True, highlight=False)
 
 
 def table(summary: Mapping[str, Any], folder: Path) -> None:
