@@ -27,7 +27,7 @@ p { margin: 0 0 .5rem; color: var(--soft); }
 .card { background: var(--card); border-radius: .5rem; padding: .75rem; }
 .card b { display: block; font-size: 1.35rem; } .card span { color: var(--soft); font-size: .85rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
-section { min-width: 0; } .wide { overflow-x: auto; }
+section { min-width: 0; } .narrow { max-width: 42rem; } .wide { overflow-x: auto; }
 svg { width: 100%; min-width: 21rem; height: auto; display: block; } svg text { fill: var(--soft); font-size: 12px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem;
   margin-bottom: .75rem; }

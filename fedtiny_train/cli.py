@@ -180,7 +180,7 @@ def _sweep(given: argparse.Namespace, flags: dict[str, Any]) -> int:
     if given.json:
         sys.stdout.write(text)
     else:
-        sweep_table(*sweep_page.rows_of(results), out)
+        sweep_table(*sweep_page.rows_of(results, brief=True), out)
     if failed := [one for one in results if "error" in one]:
         raise FedtinyError(f"{len(failed)} of {len(results)} runs failed, the first: {failed[0]['error']}")
     return 0

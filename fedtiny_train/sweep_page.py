@@ -24,7 +24,8 @@ def page(results: Sequence[Result]) -> str:
     parts = [section("All combinations", "Mean over the seeds, with the least and the greatest.", _table(results))]
     if len(failed) < len(results):
         text = "On the test set; a bar goes from the least to the greatest of the seeds. Density is on a log scale."
-        parts.insert(0, section("Accuracy against density", text, plot(curves_of(results))))
+        drawn = f'<div class="narrow">{plot(curves_of(results))}</div><p></p>'
+        parts.insert(0, section("Accuracy against density", text, drawn))
     if failed:
         rows = [(one["name"], one["error"]) for one in failed]
         parts.append(section("Failed runs", "They are tried again when the sweep is.", table(("run", "why"), rows)))
@@ -82,8 +83,11 @@ def _densities(densities: Sequence[float], across: Any) -> str:
     return "".join(parts) + f'<text x="{WIDTH - RIGHT}" y="{BASE + 34}" text-anchor="end">density</text>'
 
 
-def rows_of(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of the table, one row a combination of all options but the seed."""
+def rows_of(results: Sequence[Result], brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the table, one row a combination of all options but the seed.
+
+    A brief table fits a terminal.
+    """
     groups = grouped(results)
     names = [name for name, _ in next(iter(groups), ())]
     rows = []
@@ -91,14 +95,13 @@ def rows_of(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         mean, least, most = mean_and_spread([run["accuracy"] for run in runs])
         worst = [run["worst_client"] for run in runs if run["worst_client"] is not None]
         spread = f"{least:.2%} to {most:.2%}" if len(runs) > 1 else ""
-        rows.append(
-            [str(value) for _, value in key]
-            + [f"{mean:.2%}", spread, f"{sum(worst) / len(worst):.2%}" if worst else "unknown"]
-            + [f"{runs[0]['nonzero']:,}", size(max(run["cost"]["memory_max"] for run in runs))]
-            + [size(sum(run["cost"]["bytes_up"] for run in runs) / len(runs)), str(len(runs))]
-        )
-    head = ["accuracy", "over seeds", "worst client", "weights", "memory", "sent up", "runs"]
-    return names + head, rows
+        row = [str(value) for _, value in key] + [str(len(runs)), f"{mean:.2%}", spread, f"{runs[0]['nonzero']:,}"]
+        more = [f"{sum(worst) / len(worst):.2%}" if worst else "unknown"]
+        more.append(size(max(run["cost"]["memory_max"] for run in runs)))
+        more.append(size(sum(run["cost"]["bytes_up"] for run in runs) / len(runs)))
+        rows.append(row if brief else row + more)
+    head = [*names, "runs", "accuracy", "over seeds", "weights"]
+    return head if brief else [*head, "worst client", "memory", "sent up"], rows
 
 
 def _table(results: Sequence[Result]) -> str:

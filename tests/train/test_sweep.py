@@ -182,9 +182,11 @@ def test_curves_by_hand():
     assert curves["method a"] == [(0.1, pytest.approx(0.6), 0.5, 0.7), (0.2, 0.9, 0.9, 0.9)]
     assert curves["method b"] == [(0.1, 0.8, 0.8, 0.8)]
     head, rows = sweep_page.rows_of(runs)
-    assert head[:3] == ["method", "density", "accuracy"]
-    assert rows[0] == ["a", "0.1", "60.00%", "50.00% to 70.00%", "30.00%", "10", "1.0 KiB", "2.0 KiB", "2"]
-    assert rows[1][3] == ""  # a single seed has no spread
+    assert head[:4] == ["method", "density", "runs", "accuracy"]
+    assert rows[0] == ["a", "0.1", "2", "60.00%", "50.00% to 70.00%", "10", "30.00%", "1.0 KiB", "2.0 KiB"]
+    assert rows[1][4] == ""  # a single seed has no spread
+    brief_head, brief_rows = sweep_page.rows_of(runs, brief=True)
+    assert (brief_head, brief_rows[0]) == (head[:6], rows[0][:6])
     drawing = sweep_page.plot(curves)
     assert (drawing.count("<polyline"), drawing.count("<circle")) == (2, 3)
 
