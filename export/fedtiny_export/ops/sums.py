@@ -1,0 +1,139 @@
+"""Operators that add many products or inputs: convolutions, dense layers, means and average pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..fixed_point import (
+    activation_limits,
+    centred,
+    clamped,
+    conv_multipliers,
+    mean_numbers,
+    requantize,
+)
+from ..ir import Node, Op, Tensor, Window, groups
+
+Numbers = NDArray[Any]
+Tensors = Mapping[str, Tensor]
+
+
+def windows(data: Numbers, window: Window) -> Numbers:
+    """Cut (n, height, width, channels), already padded, into (n, rows, columns, kernel h, kernel w, channels)."""
+    views = np.lib.stride_tricks.sliding_window_view(data, window.reach, axis=(1, 2))
+    (tall, wide), (down, right) = window.dilation, window.stride
+    return np.asarray(views[:, ::down, ::right, :, ::tall, ::wide].transpose(0, 1, 2, 4, 5, 3))
+
+
+def taps(data: Numbers, window: Window, rows: int, columns: int) -> Iterator[tuple[int, int, Numbers]]:
+    """For each place in the kernel, what every window sees there: (n, rows, columns, channels)."""
+    (down, right), (tall, wide) = window.stride, window.dilation
+    for y in range(window.kernel[0]):
+        for x in range(window.kernel[1]):
+            top, left = y * tall, x * wide
+            seen = data[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * right + 1 : right]
+            yield y, x, seen
+
+
+def _conv(node: Node, data: Numbers, value: float) -> Numbers:
+    """The sums before rescaling. In float64 they are exact for int8 operands: far below 2^53."""
+    top, left, bottom, right = node.window.pads
+    padded = np.pad(data, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+    weight = node.constants["weight"].astype(np.float64)
+    if node.op is Op.DEPTHWISE:
+        return _depthwise(node, padded, weight)
+    patches = windows(padded.astype(np.float64), node.window)
+    count, fan_in = groups(node, data.shape[3]), weight.shape[3]
+    parts = []
+    for group, part in enumerate(np.split(weight, count)):
+        own = patches[..., group * fan_in : (group + 1) * fan_in]
+        parts.append(own.reshape(*own.shape[:3], -1) @ part.reshape(part.shape[0], -1).T)
+    return np.concatenate(parts, axis=3) if count > 1 else np.asarray(parts[0])
+
+
+def _depthwise(node: Node, padded: Numbers, weight: Numbers) -> Numbers:
+    top, left, bottom, right = node.window.pads
+    rows, columns = node.window.output_size(padded.shape[1] - top - bottom, padded.shape[2] - left - right)
+    sums = np.zeros((padded.shape[0], rows, columns, weight.shape[0]))
+    times = weight.shape[0] // padded.shape[3]
+    for y, x, seen in taps(padded, node.window, rows, columns):
+        sums += np.repeat(seen, times, axis=3) * weight[:, y, x, 0]
+    return sums
+
+
+def conv_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """A convolution of any groups and dilation."""
+    return np.asarray(_conv(node, inputs[0], node.pad_value) + node.constants["bias"])
+
+
+def dense_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """A dense layer over the flat input."""
+    flat = inputs[0].reshape(inputs[0].shape[0], -1)
+    return np.asarray(flat @ node.constants["weight"].T.astype(np.float64) + node.constants["bias"])
+
+
+def conv_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """A convolution: sums of products, bias, one rescaling per channel."""
+    data = centred(inputs[0], tensors[node.inputs[0]])
+    return _rescaled(node, _conv(node, data, int(node.pad_value)), tensors, once=False)
+
+
+def dense_int8(node: Node, inputs: list[Numbers], tensors: Tensors, *, once: bool = False) -> Numbers:
+    """A dense layer; `once` rounds as LiteRT does."""
+    data = centred(inputs[0], tensors[node.inputs[0]])
+    sums = data.reshape(data.shape[0], -1).astype(np.float64) @ node.constants["weight"].T.astype(np.float64)
+    return _rescaled(node, sums, tensors, once=once)
+
+
+def _rescaled(node: Node, sums: Numbers, tensors: Tensors, *, once: bool) -> Numbers:
+    exact = sums.astype(np.int64) + node.constants["bias"].astype(np.int64)
+    multipliers, shifts = conv_multipliers(node, tensors)
+    return clamped(node, requantize(exact, multipliers, shifts, single_rounding=once), tensors)
+
+
+def mean_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """The mean over height and width."""
+    return np.asarray(inputs[0].mean(axis=(1, 2), keepdims=True))
+
+
+def mean_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """The sum over all pixels, rescaled with the division folded in."""
+    sums = centred(inputs[0], tensors[node.inputs[0]]).sum(axis=(1, 2), keepdims=True)
+    return clamped(node, requantize(sums, *mean_numbers(node, tensors)), tensors)
+
+
+def _pool_sums(node: Node, data: Numbers) -> tuple[Numbers, Numbers]:
+    """Sums and how many pixels each is of; padding counts as nothing."""
+    top, left, bottom, right = node.window.pads
+    rows, columns = node.window.output_size(data.shape[1], data.shape[2])
+    around = ((0, 0), (top, bottom), (left, right), (0, 0))
+    sums = np.zeros((data.shape[0], rows, columns, data.shape[3]), data.dtype)
+    count = np.zeros((1, rows, columns, 1), np.int64)
+    inside = np.pad(np.ones((1, *data.shape[1:3], 1), np.int64), around)
+    for _, _, seen in taps(np.pad(data, around), node.window, rows, columns):
+        sums += seen
+    for _, _, seen in taps(inside, node.window, rows, columns):
+        count += seen
+    return sums, count
+
+
+def average_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """The mean of each window's pixels."""
+    sums, count = _pool_sums(node, inputs[0])
+    return np.asarray(sums / count)
+
+
+def average_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """The mean of the raw int8 values, halves away from zero; no rescaling."""
+    sums, count = _pool_sums(node, inputs[0])
+    mean = np.sign(sums) * ((np.abs(sums) + count // 2) // count)
+    return np.clip(mean, *activation_limits(node, tensors[node.output]))
+
+
+def affine_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """x * scale + shift, per channel or by one number."""
+    return np.asarray(inputs[0] * node.constants["scale"] + node.constants["shift"])
