@@ -99,8 +99,10 @@ def _group_quants(graph: Graph, groups: _Groups, ranges: Ranges) -> dict[str, Qu
     ends: dict[str, list[float]] = {}
     writers = {node.output: node for node in graph.nodes}
     for name in graph.tensors:
-        low, high = _range(name, writers.get(name), ranges)
-        ends.setdefault(groups.root(name), []).extend((low, high))
+        writer = writers.get(name)
+        if name not in ranges and writer is not None and writer.op in MOVES:
+            continue  # its values are those of the tensors it was made from
+        ends.setdefault(groups.root(name), []).extend(_range(name, writer, ranges))
     for node in graph.nodes:
         padded = node.op is Op.PAD or (node.op in (Op.CONV, Op.DEPTHWISE) and any(node.window.pads))
         if padded:
