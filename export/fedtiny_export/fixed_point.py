@@ -69,6 +69,7 @@ def conv_multipliers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[Ints, I
     assert data is not None
     assert output is not None
     pairs = [quantize_multiplier(data.scale * float(scale) / output.scale) for scale in node.constants["weight_scale"]]
+    pairs *= node.constants["weight"].shape[0] // len(pairs)  # one scale may be for all channels
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 

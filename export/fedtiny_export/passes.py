@@ -16,6 +16,7 @@ from .errors import FedtinyError
 from .ir import WEIGHTED, Graph, Node, Op, Tensor, Window
 
 _CLAMPED = WEIGHTED | {Op.ADD, Op.MUL}
+MAX_PAD = 255
 _SLIDING = frozenset({Op.CONV, Op.DEPTHWISE})
 
 
@@ -119,16 +120,7 @@ class _Folder:
         self._affine[node.output] = (source, earlier_scale * scale, earlier_shift * scale + shift)
 
     def _pad_can_wait(self, node: Node) -> bool:
-        """Padding of height and width goes into the convolutions that read it, if theirs has the same value."""
-        pads, readers = node.constants["pads"], self._readers.get(node.output, [])
-        if node.output == self._graph.output or len(pads) != 3 or pads[2].any() or pads.max() > 255:
-            return False
-        return all(
-            reader.op in _SLIDING
-            and (not any(reader.window.pads) or reader.pad_value == node.pad_value)
-            and max(reader.window.pads) + pads.max() <= 255
-            for reader in readers
-        )
+        return node.output != self._graph.output and pads_fit(node, self._readers.get(node.output, []))
 
 
 def _with_pads(node: Node, pad: Node) -> Node:
@@ -174,4 +166,77 @@ def _behind_affine(reader: Node, scale: float, shift: float) -> Node:
         reader,
         constants={"weight": (weight * scale).astype(np.float32), "bias": bias.astype(np.float32)},
         pad_value=(reader.pad_value - shift) / scale,
+    )
+
+
+def fold_views(graph: Graph) -> Graph:
+    """An int8 graph without padding and reshaping that the operators behind them do as well."""
+    graph = _joined_reshapes(graph)
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    moved: dict[str, Node] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        for name in node.inputs:
+            if name in moved:
+                node = _past(node, moved[name])
+        if node.output != graph.output and _can_move(node, readers.get(node.output, [])):
+            moved[node.output] = node
+        else:
+            nodes.append(node)
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name not in moved}
+    return replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
+def _joined_reshapes(graph: Graph) -> Graph:
+    """A reshape of a reshape is one; to where it began, none."""
+    shaped: dict[str, str] = {}  # reshaped tensor -> what it was before any reshape
+    same: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(same.get(name, name) for name in node.inputs))
+        if node.op is Op.RESHAPE:
+            origin = shaped.get(node.inputs[0], node.inputs[0])
+            shaped[node.output] = origin
+            node = replace(node, inputs=(origin,))
+            if graph.tensors[origin].shape == graph.tensors[node.output].shape and node.output != graph.output:
+                same[node.output] = origin
+                continue
+        nodes.append(node)
+    return without_unread(replace(graph, nodes=tuple(nodes)))
+
+
+def without_unread(graph: Graph) -> Graph:
+    """The graph without operators that nothing reads."""
+    wanted, kept = {graph.output}, []
+    for node in reversed(graph.nodes):
+        if node.output in wanted:
+            wanted.update(node.inputs)
+            kept.append(node)
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name in wanted or name == graph.input}
+    return replace(graph, nodes=tuple(reversed(kept)), tensors=tensors)
+
+
+def _past(node: Node, moved: Node) -> Node:
+    return _with_pads(node, moved) if moved.op is Op.PAD else replace(node, inputs=moved.inputs)
+
+
+def _can_move(node: Node, readers: list[Node]) -> bool:
+    if node.op is Op.RESHAPE:
+        return all(reader.op is Op.DENSE for reader in readers)
+    return node.op is Op.PAD and pads_fit(node, readers)
+
+
+def pads_fit(pad: Node, readers: list[Node]) -> bool:
+    """Padding of height and width goes into the convolutions that read it, if theirs has the same value."""
+    pads = pad.constants["pads"]
+    if len(pads) != 3 or pads[2].any() or pads.max() > MAX_PAD:
+        return False
+    return all(
+        reader.op in _SLIDING
+        and (not any(reader.window.pads) or reader.pad_value == pad.pad_value)
+        and max(reader.window.pads) + pads.max() <= MAX_PAD
+        for reader in readers
     )

@@ -25,7 +25,7 @@ from .fixed_point import (
     rescale_numbers,
 )
 from .ir import WEIGHTED, Array, Graph, Node, Op, Tensor
-from .scales import SHARES, Ranges, choose_quants, odd_limits
+from .scales import MOVES, SHARES, Ranges, choose_quants, odd_limits
 from .untrusted import guarded, read_json_object
 
 SUM_STEP = 128 * 128  # the largest product of an input and a weight
@@ -99,6 +99,15 @@ def _steps(value: float, node: Node, tensors: Mapping[str, Tensor]) -> float:
     data = tensors[node.inputs[0]].quant
     assert data is not None
     return float(np.clip(round(value / data.scale), -128 - data.zero_point, 127 - data.zero_point))
+
+
+def check_int8(graph: Graph) -> None:
+    """Refuse an int8 graph from elsewhere that the kernels would not compute as it says."""
+    for node in graph.nodes:
+        quants = {graph.tensors[name].quant for name in (*node.inputs, node.output)}
+        if node.op in MOVES and len(quants) > 1:
+            raise FedtinyError(f"operator {node.name} ({node.op}) changes the scale or zero point, which its kernel does not do")
+        prove_sums(node, graph.tensors)
 
 
 def prove_sums(node: Node, tensors: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from . import tflite_schema as schema
 from .errors import FedtinyError
 from .fixed_point import activation_limits
-from .ir import Node, Op, Tensor, Window
+from .ir import Node, Op, Quant, Tensor, Window
 from .tflite_tables import Tables
 
 
@@ -203,8 +203,14 @@ def _relu(tables: Tables, node: Node) -> None:
         _requantize(tables, node)
     elif code == schema.ActivationFunctionType.RELU:
         tables.emit("RELU", [tables.activation(node.inputs[0])], output)
+    elif code == schema.ActivationFunctionType.RELU6 and len(_quants(tables, node)) == 1:
+        tables.emit("RELU6", [tables.activation(node.inputs[0])], output)
     else:
         raise FedtinyError(f"operator {node.name}: .tflite has no operator that clamps to {node.low}..{node.high}")
+
+
+def _quants(tables: Tables, node: Node) -> set[Quant | None]:
+    return {tables.graph_tensors[name].quant for name in (*node.inputs, node.output)}
 
 
 def _requantize(tables: Tables, node: Node) -> None:
