@@ -100,19 +100,20 @@ class Accuracy:
     """Shares of right answers on the same samples."""
 
     int8: float
-    float32: float
+    float32: float | None
     samples: int
 
 
-def accuracy(float_graph: Graph, int8_graph: Graph, samples: Samples) -> Accuracy:
-    """Compare both networks' answers with the labels."""
+def accuracy(float_graph: Graph | None, int8_graph: Graph, samples: Samples) -> Accuracy:
+    """Compare both networks' answers with the labels; a network that came as int8 has no float one."""
     assert samples.y is not None
     right = {"float": 0, "int8": 0}
-    for part in _batches(float_graph, samples.x.shape[0]):
+    for part in _batches(int8_graph, samples.x.shape[0]):
         batch, labels = samples.x[part], samples.y[part]
-        exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
         coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
-        right["float"] += int((exact.argmax(axis=1) == labels).sum())
+        if float_graph is not None:
+            exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
+            right["float"] += int((exact.argmax(axis=1) == labels).sum())
         right["int8"] += int((coarse.argmax(axis=1) == labels).sum())
     count = samples.x.shape[0]
-    return Accuracy(right["int8"] / count, right["float"] / count, count)
+    return Accuracy(right["int8"] / count, None if float_graph is None else right["float"] / count, count)

@@ -76,23 +76,31 @@ def dense_real(node: Node, inputs: list[Numbers]) -> Numbers:
     return np.asarray(flat @ node.constants["weight"].T.astype(np.float64) + node.constants["bias"])
 
 
+def weighted_sums(node: Node, data: Numbers, tensors: Tensors) -> Numbers:
+    """Bias and products of a convolution or dense layer, before rescaling."""
+    steps = centred(data, tensors[node.inputs[0]])
+    if node.op is Op.DENSE:
+        flat = steps.reshape(steps.shape[0], -1).astype(np.float64)
+        sums = flat @ node.constants["weight"].T.astype(np.float64)
+    else:
+        sums = _conv(node, steps, int(node.pad_value))
+    return np.asarray(sums.astype(np.int64) + node.constants["bias"].astype(np.int64))
+
+
+def rescaled(node: Node, sums: Numbers, tensors: Tensors, *, once: bool = False) -> Numbers:
+    """Sums as int8 values of the output."""
+    multipliers, shifts = conv_multipliers(node, tensors)
+    return clamped(node, requantize(sums, multipliers, shifts, single_rounding=once), tensors)
+
+
 def conv_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
     """A convolution: sums of products, bias, one rescaling per channel."""
-    data = centred(inputs[0], tensors[node.inputs[0]])
-    return _rescaled(node, _conv(node, data, int(node.pad_value)), tensors, once=False)
+    return rescaled(node, weighted_sums(node, inputs[0], tensors), tensors)
 
 
 def dense_int8(node: Node, inputs: list[Numbers], tensors: Tensors, *, once: bool = False) -> Numbers:
     """A dense layer; `once` rounds as LiteRT does."""
-    data = centred(inputs[0], tensors[node.inputs[0]])
-    sums = data.reshape(data.shape[0], -1).astype(np.float64) @ node.constants["weight"].T.astype(np.float64)
-    return _rescaled(node, sums, tensors, once=once)
-
-
-def _rescaled(node: Node, sums: Numbers, tensors: Tensors, *, once: bool) -> Numbers:
-    exact = sums.astype(np.int64) + node.constants["bias"].astype(np.int64)
-    multipliers, shifts = conv_multipliers(node, tensors)
-    return clamped(node, requantize(exact, multipliers, shifts, single_rounding=once), tensors)
+    return rescaled(node, weighted_sums(node, inputs[0], tensors), tensors, once=once)
 
 
 def mean_real(node: Node, inputs: list[Numbers]) -> Numbers:
