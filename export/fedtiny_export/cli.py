@@ -41,12 +41,19 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         "fedtiny-export runs/2026-01-31-fedtiny-digits --target esp32",
     )
     parser.add_argument(
-        "source", nargs="?", type=Path, help="run folder, model.onnx or int8 model.tflite (default: the newest run in runs/)"
+        "source",
+        nargs="?",
+        type=Path,
+        help="run folder, model.onnx or int8 model.tflite (default: the newest run in runs/)",
     )
     parser.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards", required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
-    parser.add_argument("--runtime", choices=["ft", "tflm"], default="ft",
-        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (model and report, no project)")
+    parser.add_argument(
+        "--runtime",
+        choices=["ft", "tflm"],
+        default="ft",
+        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (model and report, no project)",
+    )
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"

@@ -34,12 +34,12 @@ def high_mul16(a: Any, b: Any, *, rounding: bool = True) -> Ints:
     """a * b / 2^15 in 16 bits, rounded to nearest or towards zero."""
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
     nudge = np.where(product >= 0, 1 << 14, 1 - (1 << 14)) if rounding else 0
-    return np.minimum(_towards_zero(product + nudge, 15), 32767)
+    return np.asarray(np.minimum(_towards_zero(product + nudge, 15), 32767))
 
 
 def shift_left16(value: Ints, bits: int) -> Ints:
     """A left shift that saturates at 16 bits."""
-    return np.clip(value << bits, -32768, 32767)
+    return np.asarray(np.clip(value << bits, -32768, 32767))
 
 
 def shift_right(value: Any, bits: Any) -> Ints:

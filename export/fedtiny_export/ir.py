@@ -20,6 +20,7 @@ from .errors import FedtinyError
 Array = NDArray[Any]
 MAX_ELEMENTS = 1 << 28  # of a constant
 MAX_ACTIVATION = 1 << 24  # of an activation: more than any microcontroller's memory
+MAX_MACS = 1 << 34  # of one operator
 MAX_SIDE = 0xFFFF
 
 
@@ -177,6 +178,8 @@ def _check_node(node: Node, tensors: Mapping[str, Tensor]) -> None:
     expected = output_shape(node, [tensors[name].shape for name in node.inputs])
     if tensors[node.output].shape != expected:
         raise FedtinyError(f"operator {node.name} gives {expected}, but {node.output} is {tensors[node.output].shape}")
+    if node.op in WEIGHTED and node.constants["weight"][0].size * tensors[node.output].elements > MAX_MACS:
+        raise FedtinyError(f"operator {node.name} needs over {MAX_MACS:,} multiply-accumulates, which is the limit")
     for name, values in node.constants.items():
         if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
             raise FedtinyError(f"operator {node.name}: {name} holds a value that is not finite")

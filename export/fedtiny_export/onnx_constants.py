@@ -13,7 +13,7 @@ from .errors import FedtinyError
 from .ir import Array
 from .onnx_reader import Attributes, OnnxReader, called, read_constant
 
-MAX_FOLDED = 1 << 16  # shapes and small tables; weights are never computed here
+MAX_FOLDED = 1 << 10  # shapes and small tables; weights are never computed here
 FOLDED = frozenset(
     {"Cast", "Concat", "Constant", "Gather", "Identity", "Mul", "Shape", "Slice", "Squeeze", "Unsqueeze"}
 )

@@ -91,7 +91,7 @@ class OnnxReader:
 
     def sides(self, name: str) -> tuple[int, ...]:
         """A tensor's sides in ONNX's order, without the batch."""
-        height, width, channels = (self.tensors[name].shape if self.rank[name] > 1 else (1, 1, 1))
+        height, width, channels = self.tensors[name].shape if self.rank[name] > 1 else (1, 1, 1)
         by_rank = {2: (channels, width), 3: (channels, height, width)}
         return by_rank.get(self.rank[name], self.tensors[name].shape)
 
@@ -146,7 +146,9 @@ class OnnxReader:
         if name not in self.order:
             return name
         image = self.order[name]
-        shape = self.add(self._fresh(f"{name} unflat"), Op.RESHAPE, (name,), constants={"shape": np.array(image)}, rank=3)
+        shape = self.add(
+            self._fresh(f"{name} unflat"), Op.RESHAPE, (name,), constants={"shape": np.array(image)}, rank=3
+        )
         turned = self._fresh(f"{name} turned")
         self.add(turned, Op.TRANSPOSE, (shape,), constants={"order": np.array([2, 0, 1])}, rank=3)
         size = np.array([self.tensors[name].elements])
@@ -156,7 +158,9 @@ class OnnxReader:
         """Give a tensor other sides, in ONNX's order, without the batch."""
         output, before = str(node.output[0]), self.sides(source)
         if int(np.prod(target, dtype=object)) != int(np.prod(before)) or not 1 <= len(target) <= 3 or min(target) < 1:
-            raise FedtinyError(f"operator {called(node)}: sides {before} cannot become {target} (1 to 3 after the batch)")
+            raise FedtinyError(
+                f"operator {called(node)}: sides {before} cannot become {target} (1 to 3 after the batch)"
+            )
         if target == before:
             self.same(node, source)
         elif len(target) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,8 @@ def _per_channel(reader: OnnxReader, node: Any, values: Array, source: str) -> t
     wanted = tuple(channels if side == 1 else 1 for side in range(sides))
     if (1,) * (sides - values.ndim) + values.shape != wanted:
         raise FedtinyError(
-            f"operator {called(node)}: a constant of shape {values.shape} beside {reader.sides(source)}; one number, or "
-            "one a channel is supported"
+            f"operator {called(node)}: a constant of shape {values.shape} beside {reader.sides(source)}; one number, "
+            "or one a channel is supported"
         )
     return values.reshape(-1), source
 
@@ -139,7 +139,9 @@ def _pair(reader: OnnxReader, node: Any, first: str, second: str) -> None:
         raise FedtinyError(f"operator {called(node)}: {node.op_type} of two activations is not supported")
     first, second = reader.data(node, 0), reader.data(node, 1)
     if reader.rank[first] != reader.rank[second]:
-        raise FedtinyError(f"operator {called(node)}: {reader.sides(first)} and {reader.sides(second)} do not go together")
+        raise FedtinyError(
+            f"operator {called(node)}: {reader.sides(first)} and {reader.sides(second)} do not go together"
+        )
     order = reader.order.get(first)
     if order != reader.order.get(second):
         first, second, order = reader.ordered(first), reader.ordered(second), None
@@ -264,7 +266,8 @@ def _resized(reader: OnnxReader, node: Any, attributes: Attributes, size: tuple[
     if attributes.get("axes") or attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
         raise FedtinyError(f"operator {called(node)}: axes and aspect ratio policies are not supported")
     sizes = reader.integers(node, 3) if reader.has(node, 3) else []
-    scales = np.ravel(reader.floats(node, len(node.input) - 1 if node.op_type == "Upsample" else 2)) if not sizes else []
+    place = len(node.input) - 1 if node.op_type == "Upsample" else 2
+    scales = np.zeros(0, np.float32) if sizes else np.ravel(reader.floats(node, place))
     if len(sizes) == 4:
         wanted = (sizes[2], sizes[3])
     elif len(scales) == 4 and scales[0] == scales[1] == 1 and np.all(np.isfinite(scales)):
@@ -279,7 +282,9 @@ def _resized(reader: OnnxReader, node: Any, attributes: Attributes, size: tuple[
 def _onnx_nearest(node: Any, attributes: Attributes, size: int, wanted: int) -> Array:
     """The source index of each output index by ONNX's rules."""
     places = np.arange(wanted, dtype=np.float64)
-    kind = b"asymmetric" if node.op_type == "Upsample" else attributes.get("coordinate_transformation_mode", b"half_pixel")
+    kind = (
+        b"asymmetric" if node.op_type == "Upsample" else attributes.get("coordinate_transformation_mode", b"half_pixel")
+    )
     rounding = b"floor" if node.op_type == "Upsample" else attributes.get("nearest_mode", b"round_prefer_floor")
     if kind == b"asymmetric":
         places = places * size / wanted
@@ -290,7 +295,7 @@ def _onnx_nearest(node: Any, attributes: Attributes, size: int, wanted: int) -> 
         places = places * (size - 1) / max(wanted - 1, 1)
     else:
         raise FedtinyError(f"operator {called(node)}: coordinate_transformation_mode {kind!r} is not supported")
-    rules = {
+    rules: dict[bytes, Callable[[Array], Array]] = {
         b"floor": np.floor,
         b"ceil": np.ceil,
         b"round_prefer_floor": lambda x: np.ceil(x - 0.5),
@@ -298,7 +303,7 @@ def _onnx_nearest(node: Any, attributes: Attributes, size: int, wanted: int) -> 
     }
     if rounding not in rules:
         raise FedtinyError(f"operator {called(node)}: nearest_mode {rounding!r} is unknown")
-    return np.clip(rules[rounding](places).astype(np.int64), 0, size - 1)
+    return np.asarray(np.clip(rules[rounding](places).astype(np.int64), 0, size - 1))
 
 
 SIMPLE: Mapping[str, Read] = {

@@ -106,7 +106,9 @@ def check_int8(graph: Graph) -> None:
     for node in graph.nodes:
         quants = {graph.tensors[name].quant for name in (*node.inputs, node.output)}
         if node.op in MOVES and len(quants) > 1:
-            raise FedtinyError(f"operator {node.name} ({node.op}) changes the scale or zero point, which its kernel does not do")
+            raise FedtinyError(
+                f"operator {node.name} ({node.op}) changes the scale or zero point, which its kernel does not do"
+            )
         prove_sums(node, graph.tensors)
 
 
@@ -166,9 +168,13 @@ def _prove_softmax(node: Node, tensors: Mapping[str, Tensor]) -> None:
     if output.quant != SHARES:
         raise FedtinyError(f"operator {node.name}: a softmax must give steps of 1/256 from -128")
     if not node.settings["beta"] * data.quant.scale * 2.0**26 > 1.0:
-        raise FedtinyError(f"operator {node.name}: its input has steps of {data.quant.scale:.3g}: too fine to tell apart")
+        raise FedtinyError(
+            f"operator {node.name}: its input has steps of {data.quant.scale:.3g}: too fine to tell apart"
+        )
     if data.shape[-1] > MAX_CLASSES:
-        raise FedtinyError(f"operator {node.name}: a softmax over {data.shape[-1]:,} values; the limit is {MAX_CLASSES:,}")
+        raise FedtinyError(
+            f"operator {node.name}: a softmax over {data.shape[-1]:,} values; the limit is {MAX_CLASSES:,}"
+        )
 
 
 def _prove_logistic(node: Node, tensors: Mapping[str, Tensor]) -> None:

@@ -74,7 +74,9 @@ def _external_bytes(folder: Path, name: str, entries: dict[str, str], most: int)
     offset = int(numbers[0] or 0)
     length = int(numbers[1]) if numbers[1] else size - offset
     if not 0 <= offset <= offset + length <= size or length > most:
-        raise FedtinyError(f"initializer {name}: bytes {offset} to {offset + length} are not in {where!r} ({size:,} bytes)")
+        raise FedtinyError(
+            f"initializer {name}: bytes {offset} to {offset + length} are not in {where!r} ({size:,} bytes)"
+        )
     with file.open("rb") as stream:
         stream.seek(offset)
         return stream.read(length)

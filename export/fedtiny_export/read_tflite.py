@@ -20,7 +20,8 @@ from .errors import FedtinyError
 from .ir import MAX_ELEMENTS, Array, Graph
 from .passes import fold_views
 from .quantize import check_int8
-from .tflite_in import READERS, Operator, TfliteReader
+from .tflite_in import READERS
+from .tflite_reader import Operator, TfliteReader
 from .untrusted import guarded
 
 MAX_FILE_BYTES = 1 << 28
@@ -72,7 +73,9 @@ def _read_model(data: bytes) -> Graph:
         raise FedtinyError(f"{model.SubgraphsLength()} subgraphs; one is supported (no control flow)")
     subgraph = model.Subgraphs(0)
     if subgraph.InputsLength() != 1 or subgraph.OutputsLength() != 1:
-        raise FedtinyError(f"needs one input and one output, has {subgraph.InputsLength()} and {subgraph.OutputsLength()}")
+        raise FedtinyError(
+            f"needs one input and one output, has {subgraph.InputsLength()} and {subgraph.OutputsLength()}"
+        )
     file = _File(data, model, subgraph)
     reader = TfliteReader()
     for index in range(_count(subgraph.TensorsLength(), MAX_TENSORS, "tensors")):
@@ -102,7 +105,9 @@ def _operator(table: Any, codes: list[str], index: int) -> Operator:
         raise FedtinyError(f"operator {index} has code {code} of {len(codes)}")
     inputs = [table.Inputs(i) for i in range(_count(table.InputsLength(), MAX_INPUTS, "inputs of an operator"))]
     outputs = [table.Outputs(i) for i in range(_count(table.OutputsLength(), MAX_INPUTS, "outputs of an operator"))]
-    return Operator(index, codes[code], tuple(inputs), tuple(outputs), table.BuiltinOptionsType(), table.BuiltinOptions())
+    return Operator(
+        index, codes[code], tuple(inputs), tuple(outputs), table.BuiltinOptionsType(), table.BuiltinOptions()
+    )
 
 
 def _read_operator(reader: TfliteReader, operator: Operator) -> None:
@@ -111,7 +116,9 @@ def _read_operator(reader: TfliteReader, operator: Operator) -> None:
         known = ", ".join(sorted(READERS))
         raise FedtinyError(f"operator {operator.index} of type {operator.kind} is not supported (supported: {known})")
     if len(operator.outputs) != 1:
-        raise FedtinyError(f"operator {operator.index} ({operator.kind}) has {len(operator.outputs)} outputs; one is supported")
+        raise FedtinyError(
+            f"operator {operator.index} ({operator.kind}) has {len(operator.outputs)} outputs; one is supported"
+        )
     read(reader, operator)
 
 
@@ -120,7 +127,9 @@ def _enter_tensor(reader: TfliteReader, file: _File, index: int) -> None:
     name = (table.Name() or b"")[:MAX_TEXT].decode("utf-8", "replace")
     shape = tuple(table.Shape(i) for i in range(_count(table.ShapeLength(), 8, "sides of a tensor")))
     if table.Sparsity() is not None or table.IsVariable():
-        raise FedtinyError(f"tensor {name or index} is sparse or a state, which is not supported: convert without either")
+        raise FedtinyError(
+            f"tensor {name or index} is sparse or a state, which is not supported: convert without either"
+        )
     values = _values(file, table, shape, name or str(index))
     reader.enter(index, name, shape, table.Type(), _scales(table), values)
 
@@ -132,10 +141,10 @@ def _scales(table: Any) -> tuple[Array, Array, int]:
         return np.zeros(0, np.float32), np.zeros(0, np.int64), 0
     _count(found.ScaleLength(), MAX_ELEMENTS >> 8, "scales of a tensor")
     zeros = found.ZeroPointAsNumpy() if found.ZeroPointLength() else np.zeros(1, np.int64)
-    return np.array(found.ScaleAsNumpy(), np.float32), np.array(zeros, np.int64), found.QuantizedDimension()
+    return np.asarray(found.ScaleAsNumpy(), np.float32), np.asarray(zeros, np.int64), found.QuantizedDimension()
 
 
-_KINDS = {
+_KINDS: dict[int, np.dtype[Any]] = {
     schema.TensorType.INT8: np.dtype(np.int8),
     schema.TensorType.INT32: np.dtype("<i4"),
     schema.TensorType.INT64: np.dtype("<i8"),
@@ -156,17 +165,15 @@ def _values(file: _File, table: Any, shape: tuple[int, ...], name: str) -> Array
     if start > 1:  # behind the flatbuffer: files of over 2 GB, and some converters always
         if start + size > len(file.data):
             raise FedtinyError(f"tensor {name}: bytes {start} to {start + size} are not in the file")
-        content = file.data[start : start + size]
+        content = np.frombuffer(file.data, np.uint8, size, start)  # views: many tensors may share a buffer
     elif buffer.DataLength() == 0:
         return None
     else:
-        content = buffer.DataAsNumpy().tobytes()
+        content = buffer.DataAsNumpy()
     kind = _KINDS.get(table.Type())
     if kind is None:
-        return np.frombuffer(content, np.uint8)  # refused where an operator reads it
+        return np.asarray(content)  # refused where an operator reads it
     elements = int(np.prod(shape, dtype=object)) if shape else 1
-    if min(shape, default=1) < 0 or elements * kind.itemsize != len(content):
-        raise FedtinyError(f"tensor {name} of shape {shape} holds {len(content):,} bytes")
-    return np.frombuffer(content, kind).reshape(shape)
-
-
+    if min(shape, default=1) < 0 or elements * kind.itemsize != content.size:
+        raise FedtinyError(f"tensor {name} of shape {shape} holds {content.size:,} bytes")
+    return np.asarray(content.view(kind).reshape(shape))

@@ -6,7 +6,7 @@ goes into that operator's bias. Channels that operators pass through, add or joi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,63 +42,49 @@ def _cut(item: Bounds, kept: Mask) -> Bounds:
     return Bounds(item.low[..., kept], item.high[..., kept])
 
 
-@dataclass(slots=True)
-class _Bundles:
-    """Channels of all tensors as numbers, by union and find: a bundle stays or goes as a whole."""
-
-    start: dict[str, int]
-    parent: NDArray[np.int64]
-
-    def join(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        for a, b in zip(first.tolist(), second.tolist(), strict=True):
-            self.parent[self.root(b)] = self.root(a)
-
-    def root(self, channel: int) -> int:
-        while self.parent[channel] != channel:
-            self.parent[channel] = self.parent[self.parent[channel]]
-            channel = int(self.parent[channel])
-        return channel
-
-
-def _channels(graph: Graph, bundles: _Bundles, name: str) -> NDArray[np.int64]:
-    return bundles.start[name] + np.arange(graph.tensors[name].shape[-1])
-
-
 def _kept_channels(graph: Graph, known: dict[str, Bounds]) -> dict[str, Mask]:
     """Which channels of each tensor have to stay."""
-    start, total = {}, 0
-    for name, tensor in graph.tensors.items():
-        start[name] = total
-        total += tensor.shape[-1]
-    bundles, wanted = _Bundles(start, np.arange(total)), np.zeros(total, bool)
-    for name in (graph.input, graph.output):
-        wanted[_channels(graph, bundles, name)] = True
+    kept = {name: np.zeros(tensor.shape[-1], bool) for name, tensor in graph.tensors.items()}
+    kept[graph.input][:] = kept[graph.output][:] = True
     for node in graph.nodes:
-        _ask(graph, node, known, bundles, wanted)
-    roots = np.array([bundles.root(channel) for channel in range(total)])
-    needed = np.zeros(total, bool)
-    needed[roots[wanted]] = True
-    for name in graph.tensors:  # a tensor keeps at least one channel
-        own = roots[_channels(graph, bundles, name)]
-        if not needed[own].any():
-            needed[own[0]] = True
-    return {name: needed[roots[_channels(graph, bundles, name)]] for name in graph.tensors}
+        _need(graph, node, known, kept)
+    while True:
+        _spread(graph, kept)
+        empty = [mask for mask in kept.values() if not mask.any()]
+        if not empty:
+            return kept
+        empty[0][0] = True  # a tensor keeps at least one channel
 
 
-def _ask(graph: Graph, node: Node, known: dict[str, Bounds], bundles: _Bundles, wanted: Mask) -> None:
-    """Mark the channels that an operator needs, and join those that it treats alike."""
-    output = _channels(graph, bundles, node.output)
-    inputs = [_channels(graph, bundles, name) for name in node.inputs]
-    if node.op is Op.DENSE or (node.op is Op.CONV and groups(node, inputs[0].size) == 1):
-        wanted[inputs[0]] |= _needed_by(graph, node, known[node.inputs[0]])
-    elif node.op is Op.CONCAT and int(node.settings["axis"]) == len(graph.tensors[node.output].shape) - 1:
-        bundles.join(output, np.concatenate(inputs))
-    elif node.op in _PASSING and _keeps_channels(graph, node):
-        times = output.size // inputs[0].size
-        for channels in inputs:
-            bundles.join(output, np.repeat(channels, times))
-    else:
-        wanted[np.concatenate([output, *inputs])] = True
+def _need(graph: Graph, node: Node, known: dict[str, Bounds], kept: dict[str, Mask]) -> None:
+    """Mark the channels that an operator cannot do without."""
+    if node.op is Op.DENSE or (node.op is Op.CONV and groups(node, kept[node.inputs[0]].size) == 1):
+        kept[node.inputs[0]] |= _needed_by(graph, node, known[node.inputs[0]])
+    elif not (_joins_channels(graph, node) or (node.op in _PASSING and _keeps_channels(graph, node))):
+        for name in (*node.inputs, node.output):
+            kept[name][:] = True
+
+
+def _joins_channels(graph: Graph, node: Node) -> bool:
+    return node.op is Op.CONCAT and int(node.settings["axis"]) == len(graph.tensors[node.output].shape) - 1
+
+
+def _spread(graph: Graph, kept: dict[str, Mask]) -> None:
+    """Channels that an operator treats alike stay together: repeat until nothing changes."""
+    before = -1
+    while before != (before := sum(int(mask.sum()) for mask in kept.values())):
+        for node in (*graph.nodes, *reversed(graph.nodes)):
+            output = kept[node.output]
+            if _joins_channels(graph, node):
+                output |= np.concatenate([kept[name] for name in node.inputs])
+                ends = np.cumsum([kept[name].size for name in node.inputs])
+                for name, end in zip(node.inputs, ends.tolist(), strict=True):
+                    kept[name] |= output[end - kept[name].size : end]
+            elif node.op in _PASSING and _keeps_channels(graph, node):
+                for name in node.inputs:
+                    shared = kept[name] | output.reshape(kept[name].size, -1).any(axis=1)
+                    kept[name][:] = shared
+                    output |= np.repeat(shared, output.size // shared.size)
 
 
 def _keeps_channels(graph: Graph, node: Node) -> bool:
@@ -171,4 +157,3 @@ def _smaller_node(graph: Graph, node: Node, known: dict[str, Bounds], kept: dict
     scale = scale[rows] if scale.size > 1 else scale
     constants = {"weight": weight[rows], "weight_scale": scale, "bias": bias[rows].astype(np.int32)}
     return replace(node, constants=constants)
-

@@ -75,59 +75,138 @@ CONV = node("Conv", "input w b", "c", pads=[1, 1, 1, 1])
 DENSE = {"m": weights(10, 6 * 8 * 6), "n": weights(10)}
 IMAGE = (4, 8, 6)
 CASES = {
-    "depthwise": ([node("Conv", "input w", "y", group=4, pads=[1, 0, 2, 1], strides=[2, 1])], {"w": weights(8, 1, 3, 2)}),
-    "groups": ([node("Conv", "input w b", "y", group=2, pads=[1, 1, 1, 1])], {"w": weights(6, 2, 3, 3), "b": weights(6)}),
+    "depthwise": (
+        [node("Conv", "input w", "y", group=4, pads=[1, 0, 2, 1], strides=[2, 1])],
+        {"w": weights(8, 1, 3, 2)},
+    ),
+    "groups": (
+        [node("Conv", "input w b", "y", group=2, pads=[1, 1, 1, 1])],
+        {"w": weights(6, 2, 3, 3), "b": weights(6)},
+    ),
     "dilation": ([node("Conv", "input w b", "y", dilations=[2, 3], pads=[2, 3, 1, 2])], W),
     "auto_pad": ([node("Conv", "input w b", "y", auto_pad="SAME_LOWER", strides=[2, 2])], W),
     "bias after": ([node("Conv", "input w", "c"), node("Add", "c v", "y")], W | {"v": weights(1, 6, 1, 1)}),
     "relu read elsewhere": ([CONV, node("Relu", "c", "r"), node("Add", "c r", "y")], W),
-    "relu6 of the input": ([node("Clip", "input zero six", "r"), node("Conv", "r w b", "y")], W | {"zero": np.float32(0), "six": np.float32(1.5)}),
+    "relu6 of the input": (
+        [node("Clip", "input zero six", "r"), node("Conv", "r w b", "y")],
+        W | {"zero": np.float32(0), "six": np.float32(1.5)},
+    ),
     "clip to -1..1": ([CONV, node("Clip", "c low high", "y")], W | {"low": np.float32(-1), "high": np.float32(1)}),
     "leaky": ([CONV, node("LeakyRelu", "c", "y", alpha=0.2)], W),
     "hard swish": ([CONV, node("HardSwish", "c", "y")], W),
     "hard swish in two": ([CONV, node("HardSigmoid", "c", "h", alpha=1 / 6, beta=0.5), node("Mul", "c h", "y")], W),
     "silu": ([CONV, node("Sigmoid", "c", "h"), node("Mul", "h c", "y")], W),
     "squeeze and excite": (
-        [CONV, node("GlobalAveragePool", "c", "g"), node("Conv", "g e", "h"), node("Sigmoid", "h", "s"), node("Mul", "c s", "y")],
+        [
+            CONV,
+            node("GlobalAveragePool", "c", "g"),
+            node("Conv", "g e", "h"),
+            node("Sigmoid", "h", "s"),
+            node("Mul", "c s", "y"),
+        ],
         W | {"e": weights(6, 6, 1, 1)},
     ),
     "max pool": ([CONV, node("MaxPool", "c", "y", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1])], W),
     "max pool, ceil": ([CONV, node("MaxPool", "c", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], W),
     "average pool": ([CONV, node("AveragePool", "c", "y", kernel_shape=[2, 2], strides=[2, 2])], W),
-    "average pool counts padding": ([CONV, node("AveragePool", "c", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)], W),
+    "average pool counts padding": (
+        [CONV, node("AveragePool", "c", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)],
+        W,
+    ),
     "average pool around padding": ([CONV, node("AveragePool", "c", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])], W),
     "global max": ([CONV, node("GlobalMaxPool", "c", "y")], W),
     "mean without sides": ([CONV, node("ReduceMean", "c axes", "y", keepdims=0)], W | {"axes": np.array([-1, -2])}, 18),
-    "pad into the convolution": ([node("Pad", "input p", "q"), node("Conv", "q w b", "y")], W | {"p": np.array([0, 0, 1, 0, 0, 0, 0, 2])}),
+    "pad into the convolution": (
+        [node("Pad", "input p", "q"), node("Conv", "q w b", "y")],
+        W | {"p": np.array([0, 0, 1, 0, 0, 0, 0, 2])},
+    ),
     "normalised, padded, convolved": (
-        [node("Sub", "input half", "s"), node("Div", "s half", "d"), node("Pad", "d p", "q"), node("Conv", "q w b", "y")],
+        [
+            node("Sub", "input half", "s"),
+            node("Div", "s half", "d"),
+            node("Pad", "d p", "q"),
+            node("Conv", "q w b", "y"),
+        ],
         W | {"half": np.float32(0.5), "p": np.array([0, 0, 1, 1, 0, 0, 1, 1])},
     ),
-    "pad channels": ([CONV, node("Pad", "c p v", "q"), node("Relu", "q", "y")], W | {"p": np.array([0, 1, 0, 0, 0, 2, 0, 1]), "v": np.float32(0.5)}),
+    "pad channels": (
+        [CONV, node("Pad", "c p v", "q"), node("Relu", "q", "y")],
+        W | {"p": np.array([0, 1, 0, 0, 0, 2, 0, 1]), "v": np.float32(0.5)},
+    ),
     "concat": ([CONV, node("Relu", "c", "r"), node("Concat", "r c input", "y", axis=1)], W),
     "concat rows": ([CONV, node("Relu", "c", "r"), node("Concat", "r c", "y", axis=2)], W),
-    "batch norm before": ([node("BatchNormalization", "input g o m v", "n"), node("Relu", "n", "r"), node("Conv", "r w b", "y")],
-        W | {"g": weights(4) + 2, "o": weights(4), "m": weights(4), "v": np.abs(weights(4)) + 0.5}),
-    "scale of the input by channel": ([node("Mul", "input s", "m"), node("Add", "m o", "y")], {"s": weights(4, 1, 1), "o": weights(1, 4, 1, 1)}),
-    "resize": ([CONV, node("Resize", "c r s", "y", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
-        W | {"r": np.array([], np.float32), "s": np.array([1, 1, 2, 3], np.float32)}),
+    "batch norm before": (
+        [node("BatchNormalization", "input g o m v", "n"), node("Relu", "n", "r"), node("Conv", "r w b", "y")],
+        W | {"g": weights(4) + 2, "o": weights(4), "m": weights(4), "v": np.abs(weights(4)) + 0.5},
+    ),
+    "scale of the input by channel": (
+        [node("Mul", "input s", "m"), node("Add", "m o", "y")],
+        {"s": weights(4, 1, 1), "o": weights(1, 4, 1, 1)},
+    ),
+    "resize": (
+        [
+            CONV,
+            node(
+                "Resize",
+                "c r s",
+                "y",
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            ),
+        ],
+        W | {"r": np.array([], np.float32), "s": np.array([1, 1, 2, 3], np.float32)},
+    ),
     "dense": ([CONV, node("Flatten", "c", "f"), node("Gemm", "f m n", "y", transB=1, alpha=0.5, beta=2.0)], W | DENSE),
     "dropout, relu and identity between": (
-        [CONV, node("Flatten", "c", "f"), node("Dropout", "f", "d"), node("Relu", "d", "r"), node("Identity", "r", "i"), node("MatMul", "i m", "a"), node("Add", "a n", "y")],
+        [
+            CONV,
+            node("Flatten", "c", "f"),
+            node("Dropout", "f", "d"),
+            node("Relu", "d", "r"),
+            node("Identity", "r", "i"),
+            node("MatMul", "i m", "a"),
+            node("Add", "a n", "y"),
+        ],
         W | {"m": DENSE["m"].T.copy(), "n": DENSE["n"]},
     ),
-    "softmax": ([CONV, node("GlobalAveragePool", "c", "g"), node("Flatten", "g", "f"), node("Softmax", "f", "y", axis=1)], W),
+    "softmax": (
+        [CONV, node("GlobalAveragePool", "c", "g"), node("Flatten", "g", "f"), node("Softmax", "f", "y", axis=1)],
+        W,
+    ),
     "softmax over channels of an image": ([CONV, node("Softmax", "c", "y", axis=1)], W),
     "flat output in ONNX's order": ([CONV, node("Flatten", "c", "y")], W),
-    "batch norm of a flat tensor": ([CONV, node("Flatten", "c", "f"), node("BatchNormalization", "f g o m v", "y")],
-        W | {"g": weights(288), "o": weights(288), "m": weights(288), "v": np.abs(weights(288)) + 1}),
-    "flat tensors joined": ([CONV, node("Flatten", "c", "f"), node("Flatten", "input", "g"), node("Concat", "f g", "y", axis=1)], W),
-    "reshape there and back": ([CONV, node("Reshape", "c t", "f"), node("Reshape", "f u", "i"), node("Conv", "i v", "y")],
-        W | {"t": np.array([0, -1]), "u": np.array([-1, 3, 8, 12]), "v": weights(2, 3, 3, 3)}),
-    "transpose": ([CONV, node("Transpose", "c", "t", perm=[0, 2, 3, 1]), node("Relu", "t", "r"), node("Transpose", "r", "y", perm=[0, 3, 2, 1])], W),
+    "batch norm of a flat tensor": (
+        [CONV, node("Flatten", "c", "f"), node("BatchNormalization", "f g o m v", "y")],
+        W | {"g": weights(288), "o": weights(288), "m": weights(288), "v": np.abs(weights(288)) + 1},
+    ),
+    "flat tensors joined": (
+        [CONV, node("Flatten", "c", "f"), node("Flatten", "input", "g"), node("Concat", "f g", "y", axis=1)],
+        W,
+    ),
+    "reshape there and back": (
+        [CONV, node("Reshape", "c t", "f"), node("Reshape", "f u", "i"), node("Conv", "i v", "y")],
+        W | {"t": np.array([0, -1]), "u": np.array([-1, 3, 8, 12]), "v": weights(2, 3, 3, 3)},
+    ),
+    "transpose": (
+        [
+            CONV,
+            node("Transpose", "c", "t", perm=[0, 2, 3, 1]),
+            node("Relu", "t", "r"),
+            node("Transpose", "r", "y", perm=[0, 3, 2, 1]),
+        ],
+        W,
+    ),
     "shape arithmetic of older exporters": (
-        [CONV, node("Shape", "c", "s"), node("Gather", "s zero", "n", axis=0), node("Unsqueeze", "n axes", "u"), node("Concat", "u minus", "t", axis=0),
-         node("Reshape", "c t", "f"), node("Gemm", "f m n2", "y", transB=1)],
+        [
+            CONV,
+            node("Shape", "c", "s"),
+            node("Gather", "s zero", "n", axis=0),
+            node("Unsqueeze", "n axes", "u"),
+            node("Concat", "u minus", "t", axis=0),
+            node("Reshape", "c t", "f"),
+            node("Gemm", "f m n2", "y", transB=1),
+        ],
         W | {"zero": np.array(0), "axes": np.array([0]), "minus": np.array([-1]), "m": DENSE["m"], "n2": DENSE["n"]},
     ),
 }
@@ -144,11 +223,20 @@ def test_one_dimensional_networks_are_images_of_one_row(kind, tmp_path):
     first = {
         "plain": [node("Conv", "input w b", "c", pads=[1, 2], strides=[2], dilations=[2])],
         "separable": [node("Conv", "input d", "e", group=3, pads=[2, 0]), node("Conv", "e p b", "c")],
-        "pooled": [node("MaxPool", "input", "e", kernel_shape=[2], strides=[2]), node("Conv", "e w b", "c", pads=[1, 1])],
+        "pooled": [
+            node("MaxPool", "input", "e", kernel_shape=[2], strides=[2]),
+            node("Conv", "e w b", "c", pads=[1, 1]),
+        ],
     }[kind]
     rest = [node("Relu", "c", "r"), node("Flatten", "r", "f"), node("Gemm", "f m", "y")]
     length = {"plain": 8, "separable": 16, "pooled": 8}[kind]
-    constants = {"w": weights(5, 3, 3), "d": weights(3, 1, 3), "p": weights(5, 3, 1), "b": weights(5), "m": weights(5 * length, 4)}
+    constants = {
+        "w": weights(5, 3, 3),
+        "d": weights(3, 1, 3),
+        "p": weights(5, 3, 1),
+        "b": weights(5),
+        "m": weights(5 * length, 4),
+    }
     graph = check(model(first + rest, (3, 16), constants), tmp_path / "m.onnx")
     assert graph.tensors["input"].shape == (1, 16, 3)
     mean = [*first, node("GlobalAveragePool", "c", "g"), node("Squeeze", "g axes", "y")]
@@ -156,7 +244,11 @@ def test_one_dimensional_networks_are_images_of_one_row(kind, tmp_path):
 
 
 def test_a_network_that_is_channels_last_outside_loses_its_transposes(tmp_path):
-    nodes = [node("Transpose", "input", "t", perm=[0, 3, 1, 2]), node("Conv", "t w b", "c"), node("Transpose", "c", "y", perm=[0, 2, 3, 1])]
+    nodes = [
+        node("Transpose", "input", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t w b", "c"),
+        node("Transpose", "c", "y", perm=[0, 2, 3, 1]),
+    ]
     graph = check(model(nodes, (8, 6, 4), W), tmp_path / "m.onnx", channels_last=True)
     assert [n.op for n in graph.nodes] == [Op.CONV]
 

@@ -87,7 +87,9 @@ def _operator(model, kind, inputs, outputs, options=None):
 def _like(tensor, kind, scale=None, zero=None):
     quant = None
     if scale is not None:
-        quant = schema.QuantizationParametersT(scale=np.array([scale], np.float32), zeroPoint=np.array([zero], np.int64))
+        quant = schema.QuantizationParametersT(
+            scale=np.array([scale], np.float32), zeroPoint=np.array([zero], np.int64)
+        )
     return schema.TensorT(shape=tensor.shape, type=kind, buffer=0, name="edge", quantization=quant, hasRank=True)
 
 

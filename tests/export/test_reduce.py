@@ -151,10 +151,11 @@ def test_random_networks_with_dead_channels_keep_every_byte(seed):
             weight[random.random(weight.shape[0]) < 0.4] = 0
             weight[..., random.random(weight.shape[-1]) < 0.2] = 0
             graph = edited(graph, position, weight=weight)
-    try:
+    if bounds(graph)[graph.output].constant.all():
+        with pytest.raises(FedtinyError, match="one and the same output"):
+            reduce_graph(graph)
+    else:
         assert count(unchanged(graph)) < count(graph)
-    except FedtinyError as error:
-        assert "one and the same output" in str(error)
 
 
 @pytest.mark.parametrize("path", [p for p in YARDSTICK if p.stem.startswith("vww01")], ids=lambda p: p.stem)

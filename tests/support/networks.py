@@ -52,7 +52,9 @@ class Builder:
         window = Window((kernel, kernel), (stride, stride), pads)
         return self.add(Op.CONV, source, constants=constants, window=window, low=low, **fields)
 
-    def grouped(self, channels: int, groups: int, kernel, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1), **fields) -> str:
+    def grouped(
+        self, channels: int, groups: int, kernel, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1), **fields
+    ) -> str:
         """`channels` times `groups` outputs; as many groups as inputs is left a convolution too."""
         fan_in = self.tensors[self.last].shape[2] // groups
         constants = self._weights(channels * groups, *kernel, fan_in)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..fixed_point import activation_limits
 from ..ir import Node, Tensor
-from .sums import taps
+from .sums import over_window
 
 Numbers = NDArray[Any]
 Tensors = Mapping[str, Tensor]
@@ -23,11 +23,7 @@ def _max_pool(node: Node, data: Numbers, lowest: float) -> Numbers:
     top, left, bottom, right = node.window.pads
     rows, columns = node.window.output_size(data.shape[1], data.shape[2])
     padded = np.pad(data, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=lowest)
-    seen = [part for _, _, part in taps(padded, node.window, rows, columns)]
-    largest = seen[0]
-    for part in seen[1:]:
-        largest = np.maximum(largest, part)
-    return largest
+    return over_window(np.maximum, padded, node.window, rows, columns)
 
 
 def max_pool_real(node: Node, inputs: list[Numbers]) -> Numbers:
@@ -82,7 +78,9 @@ def resize(node: Node, inputs: list[Numbers]) -> Numbers:
 def nearest(size: int, wanted: int, settings: Mapping[str, float]) -> NDArray[np.int64]:
     """The source index of each output index, in the kernel's 32-bit floats."""
     align, half = bool(settings.get("align_corners", 0)), bool(settings.get("half_pixel", 0))
-    ratio = np.float32(size - 1) / np.float32(wanted - 1) if align and wanted > 1 else np.float32(size) / np.float32(wanted)
+    ratio = (
+        np.float32(size - 1) / np.float32(wanted - 1) if align and wanted > 1 else np.float32(size) / np.float32(wanted)
+    )
     places = (np.arange(wanted, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * ratio
     found = np.floor(places + np.float32(0.5)) if align else np.floor(places)
-    return np.clip(found.astype(np.int64), 0, size - 1)
+    return np.asarray(np.clip(found.astype(np.int64), 0, size - 1))

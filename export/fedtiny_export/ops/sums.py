@@ -20,6 +20,7 @@ from ..ir import Node, Op, Tensor, Window, groups
 
 Numbers = NDArray[Any]
 Tensors = Mapping[str, Tensor]
+MAX_PATCHES = 1 << 22  # numbers laid out at once
 
 
 def windows(data: Numbers, window: Window) -> Numbers:
@@ -39,6 +40,20 @@ def taps(data: Numbers, window: Window, rows: int, columns: int) -> Iterator[tup
             yield y, x, seen
 
 
+def over_window(join: np.ufunc, data: Numbers, window: Window, rows: int, columns: int) -> Numbers:
+    """Join what each window sees by a function that may be taken in any order: by rows, then by columns."""
+    tall = Window((window.kernel[0], 1), (window.stride[0], 1))
+    wide = Window((1, window.kernel[1]), (1, window.stride[1]))
+    for part, high, broad in ((tall, rows, data.shape[2]), (wide, rows, columns)):
+        seen = taps(data, part, high, broad)
+        _, _, first = next(seen)
+        total = first.copy()
+        for _, _, more in seen:
+            join(total, more, out=total)
+        data = total
+    return data
+
+
 def _conv(node: Node, data: Numbers, value: float) -> Numbers:
     """The sums before rescaling. In float64 they are exact for int8 operands: far below 2^53."""
     top, left, bottom, right = node.window.pads
@@ -46,9 +61,21 @@ def _conv(node: Node, data: Numbers, value: float) -> Numbers:
     weight = node.constants["weight"].astype(np.float64)
     if node.op is Op.DEPTHWISE:
         return _depthwise(node, padded, weight)
-    patches = windows(padded.astype(np.float64), node.window)
-    count, fan_in = groups(node, data.shape[3]), weight.shape[3]
-    parts = []
+    patches = windows(padded, node.window)
+    samples, rows, columns = patches.shape[:3]
+    sums = np.empty((samples, rows, columns, weight.shape[0]))
+    one = max(1, samples * int(np.prod(patches.shape[3:])))
+    wide = max(1, min(columns, MAX_PATCHES // one))
+    tall = max(1, MAX_PATCHES // (one * wide))
+    for top in range(0, rows, tall):
+        for left in range(0, columns, wide):
+            place = (slice(None), slice(top, top + tall), slice(left, left + wide))
+            sums[place] = _grouped_sums(patches[place].astype(np.float64), weight, groups(node, data.shape[3]))
+    return sums
+
+
+def _grouped_sums(patches: Numbers, weight: Numbers, count: int) -> Numbers:
+    fan_in, parts = weight.shape[3], []
     for group, part in enumerate(np.split(weight, count)):
         own = patches[..., group * fan_in : (group + 1) * fan_in]
         parts.append(own.reshape(*own.shape[:3], -1) @ part.reshape(part.shape[0], -1).T)
@@ -119,14 +146,9 @@ def _pool_sums(node: Node, data: Numbers) -> tuple[Numbers, Numbers]:
     top, left, bottom, right = node.window.pads
     rows, columns = node.window.output_size(data.shape[1], data.shape[2])
     around = ((0, 0), (top, bottom), (left, right), (0, 0))
-    sums = np.zeros((data.shape[0], rows, columns, data.shape[3]), data.dtype)
-    count = np.zeros((1, rows, columns, 1), np.int64)
     inside = np.pad(np.ones((1, *data.shape[1:3], 1), np.int64), around)
-    for _, _, seen in taps(np.pad(data, around), node.window, rows, columns):
-        sums += seen
-    for _, _, seen in taps(inside, node.window, rows, columns):
-        count += seen
-    return sums, count
+    count = over_window(np.add, inside, node.window, rows, columns)
+    return over_window(np.add, np.pad(data, around), node.window, rows, columns), count
 
 
 def average_real(node: Node, inputs: list[Numbers]) -> Numbers:
@@ -139,7 +161,7 @@ def average_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers
     """The mean of the raw int8 values, halves away from zero; no rescaling."""
     sums, count = _pool_sums(node, inputs[0])
     mean = np.sign(sums) * ((np.abs(sums) + count // 2) // count)
-    return np.clip(mean, *activation_limits(node, tensors[node.output]))
+    return np.asarray(np.clip(mean, *activation_limits(node, tensors[node.output])))
 
 
 def affine_real(node: Node, inputs: list[Numbers]) -> Numbers:
