@@ -88,11 +88,11 @@ def _counts_check(rows: int) -> Check:
 def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | None]:
     """Return each client's accuracy on the server's test set.
 
-    With natural clients in the test set, over the samples that are its own (null where it has none).
-    Otherwise each class's accuracy weighted by the client's share of that class.
+    With the clients' own samples in the test set, over these (null where it has none). Otherwise, and where those
+    who are tested are others than those who train, each class's accuracy weighted by the client's share of that class.
     """
     test, owner = run.federation.test, run.federation.test_client
-    if owner is not None:
+    if owner is not None and np.isin(owner, run.everyone).any():
         return [float(right[owner == k].mean()) if (owner == k).any() else None for k in run.everyone]
     classes = run.setting.spec.classes
     tested = np.bincount(test.y, minlength=classes)
