@@ -305,7 +305,8 @@ def moments(request: Message, device: Device) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
     model = models.shared(models.exported(device.local.model))
     models.load(model, *unpack(request))
-    return Message("moments", {"samples": len(device.shard.y)}, dict(calibrate.norm_moments(model, device.shard.x)))
+    found, loss = calibrate.norm_moments(model, device.shard.x, device.shard.y)
+    return Message("moments", {"samples": len(device.shard.y), "loss": loss}, dict(found))
 
 
 def ranges(request: Message, device: Device) -> Message:

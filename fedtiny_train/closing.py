@@ -28,7 +28,8 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
     """Renew all batch-norm statistics with pooled ones.
 
     A layer's input depends on the statistics of the layers before it, so each pass makes at least one more
-    layer exact; a few passes are near enough, as many as there are layers are exact.
+    layer exact. In a deep network a few passes can leave the layers behind worse off than before: with the
+    moments each client sends its loss, and the statistics with the lowest loss are kept.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for name in models.norms(models.shared(run.setting.spec)):
@@ -36,14 +37,24 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
         shapes |= {f"{name}.mean": shape, f"{name}.var": shape}
 
     def check(message: Message) -> None:
-        need(message, "moments", ("samples",))
+        need(message, "moments", ("samples", "loss"))
         need_shapes(message, shapes)
 
-    for _ in range(run.config.train.recalibrate if shapes else 0):
-        answers = run.gather(traffic, state.message("moments"), check)
-        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for _, m in sorted(answers.messages.items())]
+    passes = run.config.train.recalibrate if shapes else 0
+    tried: list[tuple[float, int, State]] = []
+    for number in range(passes + 1 if passes else 0):
+        try:
+            answers = run.gather(traffic, state.message("moments"), check)
+        except FedtinyError:
+            if not tried:
+                raise
+            break  # the renewed statistics sent the network out of the finite numbers
+        sent = [m for _, m in sorted(answers.messages.items())]
+        whole = sum(m.numbers["samples"] for m in sent)
+        tried.append((sum(m.numbers["samples"] * m.numbers["loss"] for m in sent) / whole, number, state))
+        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for m in sent]
         state = replace(state, tensors=state.tensors | calibrate.pool_moments(parts))
-    return state
+    return min(tried, key=lambda one: one[:2])[2] if tried else state
 
 
 def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
