@@ -66,7 +66,8 @@ def test_clients_without_test_samples_of_their_own_are_told_apart_by_their_class
 
     def accuracies(owner):
         federation = SimpleNamespace(shards=shards, test=test, test_client=owner)
-        return closing.accuracy_per_client(SimpleNamespace(federation=federation, everyone=range(2)), right)
+        run = SimpleNamespace(federation=federation, everyone=range(2), setting=SimpleNamespace(spec=SPEC))
+        return closing.accuracy_per_client(run, right)
 
     assert accuracies(None) == [0.875, 0.5]
     assert accuracies(np.array([-1, -1, -1, -1])) == [0.875, 0.5]
