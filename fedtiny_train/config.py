@@ -268,7 +268,7 @@ class ServerOptions:
         0.5, "share of the invited clients that must answer well; below it a round changes nothing", low=0, high=1
     )
     patience: int = option(5, "rounds without a quorum, in a row, after which the run stops", low=1)
-    max_value: float = option(1e6, "greatest absolute value in an answer; one with a greater is refused", above=0)
+    max_value: float = option(1e12, "greatest absolute value in an answer; one with a greater is refused", above=0)
     clip_norm: float = option(
         0.0, "greatest L2 norm of what a client changes in a round; a longer update is shortened; 0 is off", low=0
     )

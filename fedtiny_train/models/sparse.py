@@ -77,6 +77,8 @@ class _KeepLargest(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         weight, values, places = ctx.saved_tensors
+        # In bf16 the forward pass was computed in it; the gradient comes in it, and goes on in it.
+        weight, values = weight.to(gradient.dtype), values.to(gradient.dtype)
         flat = values.new_zeros(math.prod(ctx.shape))
         flat[places.long()] = values
         x = _folded(flat, ctx.shape, ctx.lies_last)

@@ -459,3 +459,15 @@ def test_styles_do_not_depend_on_workers_or_stops(tools, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert train("--resume", tmp_path / "stopped") == 0
     assert contents(tmp_path / "stopped") == one
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mlp"])
+def test_pruned_activations_go_with_bf16(name):
+    shape = (3, 8, 8) if name == "resnet8" else (5,)
+    model = models.build(models.ModelSpec(name, shape, 4, 4, "scaled", 0.5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(torch.randn(6, *shape)).float().square().mean()
+    loss.backward()
+    weights = models.prunable(model).values()
+    assert all(w.grad is not None and w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in weights)
+    assert any(w.grad.any() for w in weights)
