@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, bool | int | float | str]] = {
         "rounds": 50,
         "local_epochs": 1,
         "batch": 32,
-        "lr": 0.05,
+        "lr": 0.1,
     },
     "speech": {
         "data": "speech_commands.npz",
@@ -41,10 +41,10 @@ SETTINGS: dict[str, dict[str, bool | int | float | str]] = {
         "partition": "natural",
         "participation": 0.2,
         "public": "holdout:200",
-        "rounds": 60,
+        "rounds": 40,
         "local_epochs": 3,
         "batch": 16,
-        "lr": 0.05,
+        "lr": 0.1,
     },
 }
 # Each method as it is compared; what it needs beyond the common settings is said here and nowhere else.

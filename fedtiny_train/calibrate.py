@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedtiny_train import models
 from fedtiny_train.models import Array, Arrays
 from fedtiny_train.models.layers import Gate
-from fedtiny_train.trace import steps, walk
+from fedtiny_train.trace import OUTPUT, steps, walk
 
 BINS = 256
 GATE_PARTS = ("mean", "wins")
@@ -64,16 +65,20 @@ def histogram(values: Tensor, low: float, high: float) -> Counts:
     return torch.histc(values.clamp(low, high), BINS, low, high).numpy().astype(np.int64)
 
 
-def norm_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
-    """Return `NAME.mean` and `NAME.var` of each batch norm's input per channel, over all samples and places."""
+def norm_moments(model: nn.Module, x: Array, y: npt.NDArray[np.int64]) -> tuple[dict[str, Doubles], float]:
+    """Return `NAME.mean` and `NAME.var` of each batch norm's input per channel, and the mean loss of the network."""
     model.eval()
     plan = steps(model)
     sums: dict[str, list[Doubles]] = {}
     wanted = {step.inputs[0]: step.path for step in plan if step.path in models.norms(model)}
     places: dict[str, int] = {}
+    loss = 0.0
     with torch.no_grad():
         for at in range(0, len(x), CHUNK):
             for name, value in walk(plan, models.layout(torch.from_numpy(x[at : at + CHUNK]))):
+                if name == OUTPUT:
+                    labels = torch.from_numpy(y[at : at + CHUNK])
+                    loss += float(F.cross_entropy(value.double(), labels, reduction="sum"))
                 if name in wanted:
                     # Per chunk in float32 around the chunk's own mean, over chunks in double: exact enough, and fast.
                     axes = [axis for axis in range(value.dim()) if axis != 1]
@@ -88,7 +93,7 @@ def norm_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
         mean = total / places[name]
         found[f"{name}.mean"] = mean
         found[f"{name}.var"] = np.maximum(squares / places[name] - mean**2, 0.0)
-    return found
+    return found, loss / len(y)
 
 
 def gate_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:

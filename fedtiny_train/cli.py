@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ examples:
   fedtiny-train --data my.npz --clients 20 --partition dirichlet:0.3 --workers 2
   fedtiny-train runs/five-percent/config.toml --rounds 100
   fedtiny-train --resume runs/five-percent            go on after a stop
+  fedtiny-train --sweep "seed=0,1,2 density=0.1,0.05" --out runs/sweep    every combination; goes on if repeated
 
 Every option is also a key of CONFIG.toml, in the section it is listed under; flags win over the file.
 exit codes: 0 done, 1 error, 2 usage, 6 a package is missing
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="run folder to make (default: runs/<date>-<method>-<data>)"
     )
     made.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run that was stopped")
+    made.add_argument(
+        "--sweep", metavar="TEXT", help="run every combination of options, such as 'seed=0,1,2 density=0.1,0.05'"
+    )
     made.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
     groups: dict[str, Any] = {}
     for section, item in options.options():
@@ -126,13 +131,15 @@ def _configure(given: argparse.Namespace, flags: dict[str, Any]) -> tuple[Config
 
 def _train(arguments: Sequence[str]) -> int:
     given = parse(arguments)
-    flags = {k: v for k, v in vars(given).items() if k not in ("config", "out", "resume", "json")}
+    flags = {k: v for k, v in vars(given).items() if k not in ("config", "out", "resume", "json", "sweep")}
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    if given.sweep is not None:
+        return _sweep(given, flags)
     try:
         made, folder = _configure(given, flags)
         from fedtiny_train.rounds import carry_out
     except ModuleNotFoundError as error:
-        raise ToolMissingError(f"training needs the package {error.name}; pip install 'fedtiny[train]'") from None
+        raise _missing(error) from None
     from fedtiny_train.display import bar, table
 
     try:
@@ -147,6 +154,40 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         table(summary, folder)
     return 0
+
+
+def _sweep(given: argparse.Namespace, flags: dict[str, Any]) -> int:
+    from fedtiny_train import sweep
+
+    if given.resume is not None:
+        raise UsageError("--resume goes on with one run; repeat the --sweep with its --out to go on with a sweep")
+    start = options.read_toml(Path(given.config)) if given.config else Config()
+    asked = sweep.read_sweep(given.sweep, options.apply_flags(start, flags))
+    out = given.out or Path("runs") / f"{datetime.date.today().isoformat()}-sweep"
+    try:
+        importlib.import_module("fedtiny_train.rounds")
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    from fedtiny_train import sweep_page
+    from fedtiny_train.display import bar, sweep_table
+
+    try:
+        results = sweep.carry_out(asked, out, bar, lambda text: print(text, file=sys.stderr))
+    except KeyboardInterrupt:
+        print(f"stopped; go on with the same command and --out {out}", file=sys.stderr)
+        raise
+    text = sweep.write(out, asked, results)
+    if given.json:
+        sys.stdout.write(text)
+    else:
+        sweep_table(*sweep_page.rows_of(results, brief=True), out)
+    if failed := [one for one in results if "error" in one]:
+        raise FedtinyError(f"{len(failed)} of {len(results)} runs failed, the first: {failed[0]['error']}")
+    return 0
+
+
+def _missing(error: ModuleNotFoundError) -> ToolMissingError:
+    return ToolMissingError(f"training needs the package {error.name}; pip install 'fedtiny[train]'")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

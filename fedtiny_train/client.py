@@ -222,9 +222,14 @@ def running(model: nn.Module) -> set[str]:
     return {f"{name}.{part}" for name in models.norms(model) for part in ("running_mean", "running_var")}
 
 
+def development_count(samples: int) -> int:
+    """Return the size of a development split: a tenth of the samples, at least one."""
+    return max(1, math.ceil(DEV_SHARE * samples))
+
+
 def development(shard: Shard, seed: int) -> tuple[Tensor, Tensor]:
     """Return the client's development split: a tenth of its data, at least one sample, always the same."""
-    count = max(1, math.ceil(DEV_SHARE * len(shard.y)))
+    count = development_count(len(shard.y))
     chosen = np.sort(rng(seed, "development", shard.client).permutation(len(shard.y))[:count])
     return torch.from_numpy(shard.x[chosen]), torch.from_numpy(shard.y[chosen])
 
@@ -300,7 +305,8 @@ def moments(request: Message, device: Device) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
     model = models.shared(models.exported(device.local.model))
     models.load(model, *unpack(request))
-    return Message("moments", {"samples": len(device.shard.y)}, dict(calibrate.norm_moments(model, device.shard.x)))
+    found, loss = calibrate.norm_moments(model, device.shard.x, device.shard.y)
+    return Message("moments", {"samples": len(device.shard.y), "loss": loss}, dict(found))
 
 
 def ranges(request: Message, device: Device) -> Message:

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError
 
-from fedtiny_train import __version__, calibrate, models
+from fedtiny_train import __version__, calibrate, cost, models, wire
+from fedtiny_train.liveness import dead_filters
+from fedtiny_train.methods import Orders
 from fedtiny_train.server import Check, State, evaluate, need, need_shapes
 from fedtiny_train.session import Run, Traffic
 from fedtiny_train.trace import norm_behind
@@ -26,7 +28,8 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
     """Renew all batch-norm statistics with pooled ones.
 
     A layer's input depends on the statistics of the layers before it, so each pass makes at least one more
-    layer exact; a few passes are near enough, as many as there are layers are exact.
+    layer exact. In a deep network a few passes can leave the layers behind worse off than before: with the
+    moments each client sends its loss, and the statistics with the lowest loss are kept.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for name in models.norms(models.shared(run.setting.spec)):
@@ -34,14 +37,24 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
         shapes |= {f"{name}.mean": shape, f"{name}.var": shape}
 
     def check(message: Message) -> None:
-        need(message, "moments", ("samples",))
+        need(message, "moments", ("samples", "loss"))
         need_shapes(message, shapes)
 
-    for _ in range(run.config.train.recalibrate if shapes else 0):
-        answers = run.gather(traffic, state.message("moments"), check)
-        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for _, m in sorted(answers.messages.items())]
+    passes = run.config.train.recalibrate if shapes else 0
+    tried: list[tuple[float, int, State]] = []
+    for number in range(passes + 1 if passes else 0):
+        try:
+            answers = run.gather(traffic, state.message("moments"), check)
+        except FedtinyError:
+            if not tried:
+                raise
+            break  # the renewed statistics sent the network out of the finite numbers
+        sent = [m for _, m in sorted(answers.messages.items())]
+        whole = sum(m.numbers["samples"] for m in sent)
+        tried.append((sum(m.numbers["samples"] * m.numbers["loss"] for m in sent) / whole, number, state))
+        parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for m in sent]
         state = replace(state, tensors=state.tensors | calibrate.pool_moments(parts))
-    return state
+    return min(tried, key=lambda one: one[:2])[2] if tried else state
 
 
 def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
@@ -86,17 +99,19 @@ def _counts_check(rows: int) -> Check:
 def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | None]:
     """Return each client's accuracy on the server's test set.
 
-    With natural clients in the test set, over the samples that are its own (null where it has none).
-    Otherwise each class's accuracy weighted by the client's share of that class.
+    With the clients' own samples in the test set, over these (null where it has none). Otherwise, and where those
+    who are tested are others than those who train, each class's accuracy weighted by the client's share of that class.
     """
     test, owner = run.federation.test, run.federation.test_client
-    if owner is not None:
+    if owner is not None and np.isin(owner, run.everyone).any():
         return [float(right[owner == k].mean()) if (owner == k).any() else None for k in run.everyone]
-    per_class = {int(c): float(right[test.y == c].mean()) for c in np.unique(test.y)}
+    classes = run.setting.spec.classes
+    tested = np.bincount(test.y, minlength=classes)
+    per_class = np.bincount(test.y, weights=right, minlength=classes) / np.maximum(tested, 1)
     found: list[float | None] = []
     for shard in run.federation.shards:
-        known = [per_class[int(label)] for label in shard.y if int(label) in per_class]
-        found.append(sum(known) / len(known) if known else None)
+        known = np.bincount(shard.y, minlength=classes) * (tested > 0)
+        found.append(float((known * per_class).sum() / known.sum()) if known.any() else None)
     return found
 
 
@@ -114,11 +129,45 @@ def folded_density(run: Run, state: State) -> float:
     return kept / sum(mask.size for mask in state.masks.values())
 
 
+def device_cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the most that a round costs a device; the parts of the memory are those of the round that needs most."""
+    most = max(lines, key=lambda line: line["memory_max"])
+    return {
+        "flops_max": max(line["flops_max"] for line in lines),
+        "memory_max": most["memory_max"],
+        "memory": most["memory"],
+        "memory_paper": max(line["memory_paper"] for line in lines),
+    }
+
+
+def _dense_cost(run: Run, state: State, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what the same rounds would have cost with the dense network and plain averaging."""
+    masks = {name: np.ones_like(mask) for name, mask in state.masks.items()}
+    message, options = len(wire.encode(replace(state, masks=masks).message("train"))), run.config.train
+    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0)
+    samples = [len(shard.y) for shard in run.federation.shards]
+    spent = cost.round_cost(run.network, state.tensors, masks, Orders(), training, samples)
+    return {
+        "flops_max": spent.flops,
+        "memory_max": spent.memory.total,
+        "bytes_up": message * sum(len(line["clients"]) for line in lines[1:]),
+        "bytes_down": message * sum(len(line["invited"]) for line in lines[1:]),
+    }
+
+
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
     accuracy, loss, right = evaluate(run.setting.spec, state, run.federation.test)
+    dead = dead_filters(models.shared(run.setting.spec), run.setting.spec.shape[0], state.masks)
     layers: list[dict[str, Any]] = [
-        {"name": name, "shape": list(mask.shape), "weights": mask.size, "kept": int(mask.sum())}
+        {
+            "name": name,
+            "shape": list(mask.shape),
+            "weights": mask.size,
+            "kept": int(mask.sum()),
+            "filters": mask.shape[0],
+            "dead": dead[name],
+        }
         for name, mask in state.masks.items()
     ]
     plain = models.baked(run.setting.spec, state.tensors, state.masks)
@@ -141,11 +190,11 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "weights": weights,
         "nonzero": sum(int(np.count_nonzero(plain[name])) for name in state.masks),
         "cost": {
-            "flops_max": max(line["flops_max"] for line in lines),
-            "memory_max": max(line["memory_max"] for line in lines),
+            **device_cost(lines),
             "bytes_up": sum(line["bytes_up"] for line in lines) + traffic.up,
             "bytes_down": sum(line["bytes_down"] for line in lines) + traffic.down,
         },
+        "cost_dense": _dense_cost(run, state, lines),
         "rounds": run.config.train.rounds,
         "rounds_missed": sum(not line["counted"] for line in lines),
         "clients": len(run.everyone),

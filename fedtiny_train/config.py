@@ -55,7 +55,7 @@ WIDTHS = {
     "cnn": 32,
 }
 MODELS = tuple(WIDTHS)
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "cinic10", "mnist", "fashion-mnist", "speech-commands")
 LATER = {"engine": ("flower",), "device": ("cuda",)}
 FAULTS = ("dropout", "slow", "corrupt", "shape", "nan", "huge")
 
@@ -96,14 +96,16 @@ class DataOptions:
     data: str = option(
         "digits",
         "digits (bundled); a set in data_dir as its authors hand it out: cifar10, cifar100, svhn, cinic10 (valid is "
-        "left out), mnist, fashion-mnist; a FILE.npz with x_train y_train x_test y_test; or a FOLDER of "
-        "class/image.png, jpg or bmp, of train/class/... and test/class/... (else every fifth image is test)",
+        "left out), mnist, fashion-mnist, speech-commands (12 classes, MFCC); a FILE.npz with x_train y_train x_test "
+        "y_test; or a FOLDER of class/image.png, jpg or bmp, or of train/class/... and test/class/... (without them "
+        "every fifth image is test)",
     )
     data_dir: str = option("", "folder that known sets and relative data files are looked up in")
     clients: int = option(10, "number of clients; with natural clients, 0 keeps them all", low=0)
     partition: str = option("dirichlet:0.5", "iid, dirichlet:ALPHA, shards:PER_CLIENT or natural")
     public: str = option(
-        "holdout:100", "data to pre-train on: holdout:N takes N training samples from the clients; or none"
+        "holdout:100",
+        "data to pre-train on: holdout:N takes N training samples from the clients; a FILE.npz with x y; or none",
     )
     train_samples: int = option(
         0, "train on N samples only, drawn by the seed with the classes in proportion; 0 is all", low=0
@@ -449,10 +451,12 @@ def check(config: Config) -> None:
     elif value or ":" in config.data.partition:
         raise ValueError(f"partition {kind} takes no value, but {config.data.partition!r} has one")
     kind, value = split_spec(config.data.public)
-    if kind == "holdout":
+    if config.data.public.endswith(".npz"):
+        pass  # a file, which is looked at when data is read
+    elif kind == "holdout":
         _check_number("public", kind, value, 1, whole=True)
     elif config.data.public != "none":
-        raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, none")
+        raise ValueError(f"unknown public data {config.data.public!r}; known: holdout:N, FILE.npz, none")
     if config.data.clients == 0 and split_spec(config.data.partition)[0] != "natural":
         raise ValueError("clients is 0; only the natural partition knows its own number of clients")
     if config.train.batch == 1 and settle(config).model.norm == "batch":

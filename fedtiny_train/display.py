@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ def flops(count: float) -> str:
             return f"{count:.3g} {unit}FLOP"
         count /= 1000
     return f"{count:.3g} TFLOP"
+
+
+def memory_parts(memory: Mapping[str, int]) -> str:
+    """Return what a device's memory is for, without the parts that are empty."""
+    return ", ".join(f"{name} {size(count)}" for name, count in memory.items() if count)
 
 
 @contextmanager
@@ -82,6 +87,18 @@ def trouble(line: Mapping[str, Any]) -> list[str]:
     return texts
 
 
+def sweep_table(head: Sequence[str], rows: Sequence[Sequence[str]], folder: Path) -> None:
+    """Print what came of a sweep and where it is."""
+    shown = Table(title="sweep", title_justify="left")
+    for name in head:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    console.print(f"look at it: {folder / 'sweep.html'}", soft_wrap=True, highlight=False)
+
+
 def table(summary: Mapping[str, Any], folder: Path) -> None:
     """Print the result and where it is."""
     cost, spread = summary["cost"], [a for a in summary["accuracy_per_client"] if a is not None]
@@ -91,7 +108,7 @@ def table(summary: Mapping[str, Any], folder: Path) -> None:
         ("trouble", f"{summary['refused']} answers refused, {summary['rounds_missed']} rounds without a quorum"),
         ("density", f"{summary['density']:.4f} ({summary['nonzero']:,} of {summary['weights']:,} weights)"),
         ("traffic", f"{size(cost['bytes_up'])} up, {size(cost['bytes_down'])} down, all clients and rounds"),
-        ("device memory", f"{size(cost['memory_max'])} for weights and gradients, at most"),
+        ("device memory", f"{size(cost['memory_max'])} at most: {memory_parts(cost['memory'])}"),
         ("device work", f"{flops(cost['flops_max'])} in a round, at most"),
     ]
     shown = Table(title=f"{summary['method']} on {summary['data']}", show_header=False, title_justify="left")

@@ -34,6 +34,17 @@ def working(model: nn.Module, masks: Mapping[str, Mask], channels: int) -> dict[
     return found
 
 
+def dead_filters(model: nn.Module, channels: int, masks: Mapping[str, Mask]) -> dict[str, list[int]]:
+    """Return the numbers of each weight's dead filters: without a kept weight, or made for nobody."""
+    plan = steps(model)
+    read = _read(plan, masks, _living(plan, masks, channels))
+    outputs = {f"{step.path}.weight": step.output for step in plan}
+    return {
+        name: np.flatnonzero(~(mask.reshape(len(mask), -1).any(axis=1) & read[outputs[name]])).tolist()
+        for name, mask in masks.items()
+    }
+
+
 def by_source(module: nn.Module, living: Channels, mask: Mask) -> Mask:
     """Return for each position of a weight whether the channel it reads lives."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1

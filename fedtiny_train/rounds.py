@@ -10,7 +10,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from fedtiny_export.errors import FedtinyError, UsageError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
-from fedtiny_train.client import LocalSpec, batches, fit, prepare_torch, seed_dropout
+from fedtiny_train.client import LocalSpec, batches, development_count, fit, prepare_torch, seed_dropout
 from fedtiny_train.config import Config, recorded
+from fedtiny_train.cost import DeviceCost
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import Orders, Outcome, Services, method
@@ -70,28 +71,31 @@ def set_up(run: Run) -> tuple[State, Line]:
     tensors["scale.inv_std"] = np.array(1 / norm["std"], dtype=np.float32)
     masks = {name: np.ones(tensors[name].shape, dtype=np.bool_) for name in run.setting.sizes}
     state = State(pretrain(run, tensors), masks, {"normalisation": norm})
-    flops, memory = 0.0, 0
+    spent: list[DeviceCost] = []
     chosen = method(run.config.train.method)
     for extra in range(_warm_up_rounds(run.config)):
         outcome, line = one_round(run, state, WARM_UP + extra, Orders(), traffic, run.config.train.lr)
         state = outcome.state if line["counted"] else state
-        flops, memory = line["flops_max"], line["memory_max"]
+        spent.append(line["cost"])
 
-    state = chosen.begin(run.setting, state, _services(run, traffic))
+    asked: list[DeviceCost] = []
+    state = chosen.begin(run.setting, state, _services(run, traffic, asked))
     _check_aggregate(run, state)
-    flops = max(flops, _selection_flops(run, state))
-    memory = max(memory, cost.memory_bytes(state.tensors, state.masks, {}))
+    # The requests of one selection follow each other: their work adds up, their memory does not.
+    selection = replace(cost.worst(asked), flops=sum(one.flops for one in asked))
     clients = [{"id": k, "samples": len(run.federation.shards[k].y)} for k in sorted(described.messages)]
-    parts: Line = {"counted": True, "flops_max": flops, "memory_max": memory, "invited": list(run.everyone)}
+    parts: Line = {"counted": True, "cost": cost.worst([*spent, selection]), "invited": list(run.everyone)}
     return state, _line(run, state, 0, traffic, parts | {"clients": clients})
 
 
-def _services(run: Run, traffic: Traffic) -> Services:
+def _services(run: Run, traffic: Traffic, costs: list[DeviceCost]) -> Services:
+    development = [development_count(len(shard.y)) for shard in run.federation.shards]
     holders: list[tuple[Message, list[int]]] = []
 
     def ask_all(
         request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
     ) -> Answers:
+        costs.append(cost.request_cost(run.network, request, kept, run.config.train.batch, development))
         # Whoever failed to answer an earlier request cannot be relied on to hold it.
         asked = next((who for sent, who in reversed(holders) if sent is kept), None)
         answers = run.gather(traffic, request, check, asked, kept, own)
@@ -114,16 +118,6 @@ def _check_aggregate(run: Run, state: State) -> None:
 
 def _warm_up_rounds(config: Config) -> int:
     return config.fedtiny.warmup_rounds if config.train.method == "fedtiny" else 0
-
-
-def _selection_flops(run: Run, state: State) -> float:
-    """Return the most that a client spends on the selection: forward passes over its development split."""
-    if "selection" not in state.memory:
-        return 0.0
-    passes = run.config.fedtiny.adaptation_passes + 1
-    pool = len(state.memory["selection"]["losses"])
-    samples = max(math.ceil(len(shard.y) / 10) for shard in run.federation.shards)
-    return passes * pool * samples * cost.forward_flops(run.macs, state.masks)
 
 
 def pretrain(run: Run, tensors: models.Arrays) -> models.Arrays:
@@ -167,7 +161,7 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     answers = run.ask(traffic, request, check, invited, own=state.own)
     lack = answers.lack(options.quorum)
     line: Line = {
-        **_costs(run, state, orders, invited),
+        "cost": _cost(run, state, orders, invited),
         "invited": invited,
         "counted": lack is None,
         "clients": [_contribution(k, m, state) for k, m in sorted(answers.messages.items())],
@@ -189,13 +183,11 @@ def _contribution(client: int, message: Message, state: State) -> Line:
     return told | ({"norm": update_norm(message, state)} if message.kind == "update" else {"skipped": True})
 
 
-def _costs(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> Line:
+def _cost(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> DeviceCost:
     options = run.config.train
-    samples = [len(run.federation.shards[k].y) * options.local_epochs for k in invited]
-    return {
-        "flops_max": cost.train_flops(run.macs, state.masks, max(samples), orders.top, options.batch),
-        "memory_max": cost.memory_bytes(state.tensors, state.masks, orders.top),
-    }
+    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0)
+    samples = [len(run.federation.shards[k].y) for k in invited]
+    return cost.round_cost(run.network, state.tensors, state.masks, orders, training, samples)
 
 
 def train_round(run: Run, state: State, number: int, missed: int = 0, in_a_row: int = 0) -> tuple[State, Line]:
@@ -220,6 +212,7 @@ def _line(run: Run, state: State, number: int, traffic: Traffic, parts: Line) ->
     if not math.isfinite(loss):
         raise DivergedError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
     spread = [a for a in closing.accuracy_per_client(run, right) if a is not None]
+    spent: DeviceCost = parts["cost"]
     return {
         "round": number,
         "counted": parts["counted"],
@@ -231,8 +224,10 @@ def _line(run: Run, state: State, number: int, traffic: Traffic, parts: Line) ->
         "density": density_of(state.masks),
         "bytes_up": traffic.up,
         "bytes_down": traffic.down,
-        "flops_max": parts["flops_max"],
-        "memory_max": parts["memory_max"],
+        "flops_max": spent.flops,
+        "memory_max": spent.memory.total,
+        "memory": asdict(spent.memory),
+        "memory_paper": spent.paper,
         "invited": list(parts["invited"]),
         "clients": list(parts["clients"]),
         "refused": [{"id": r.client, "reason": r.reason, "request": r.request} for r in traffic.refused],
@@ -316,7 +311,7 @@ def _close(
     run: Run, state: State, lines: list[Line], folder: Path, dataset: Dataset, clock: runfolder.Clock
 ) -> dict[str, Any]:
     traffic = Traffic(len(lines))
-    state = method(run.config.train.method).close(run.setting, state, _services(run, traffic))
+    state = method(run.config.train.method).close(run.setting, state, _services(run, traffic, []))
     run = replace(run, setting=replace(run.setting, spec=models.exported(run.setting.spec)))
     state = closing.recalibrate(run, state, traffic)
     ranges = closing.activation_ranges(run, state, traffic)

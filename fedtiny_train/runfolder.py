@@ -40,7 +40,8 @@ MODEL, PROGRESS, METRICS, CHECKSUMS = "model.safetensors", "progress.json", "met
 MASK, KEPT, OWN = "mask/", "kept/", "own/"
 SAMPLES = 100
 Line = dict[str, Any]
-LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max")
+LINE_NUMBERS = ("accuracy", "loss", "density", "bytes_up", "bytes_down", "flops_max", "memory_max", "memory_paper")
+MEMORY = ("parameters", "gradients", "momentum", "buffer", "activations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,8 @@ def _check_line(line: Line, number: int) -> None:
     known = [value for value in spread if value is not None]
     if not _are_numbers([line[key] for key in LINE_NUMBERS] + known) or len(known) not in (0, len(spread)):
         raise ValueError(f"round {number} lacks a number")
+    if set(line["memory"]) != set(MEMORY) or not _are_numbers([line["memory"][key] for key in MEMORY]):
+        raise ValueError(f"round {number} does not say what its memory is for")
     if type(line["counted"]) is not bool or not _are_ids([line["invited"], [c["id"] for c in line["clients"]]]):
         raise ValueError(f"round {number} does not say who took part")
     if not all(_are_ids([[one["id"]]]) and isinstance(one["reason"], str) for one in line["refused"]):

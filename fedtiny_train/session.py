@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from fedtiny_train import models, trace
+from fedtiny_train.activations import held
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import Config, fault_rates
+from fedtiny_train.cost import Network
 from fedtiny_train.data import Federation, deal
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.engine import Engine
@@ -48,7 +50,7 @@ class Run:
     setting: Setting
     federation: Federation
     engine: Engine
-    macs: dict[str, int]
+    network: Network
 
     @property
     def everyone(self) -> range:
@@ -92,6 +94,12 @@ class Run:
         return found
 
 
+def network_of(spec: models.ModelSpec) -> Network:
+    """Return what the cost formulas need of a network."""
+    model = models.build(spec)
+    return Network(trace.macs(model, spec.shape), held(model, spec.shape))
+
+
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
@@ -120,7 +128,7 @@ def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
             facts,
             federation,
             engine,
-            trace.macs(models.build(spec), spec.shape),
+            network_of(spec),
         )
     finally:
         engine.close()

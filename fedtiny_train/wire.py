@@ -2,7 +2,8 @@
 
 A message has a kind, some numbers by name and some tensors by name. A tensor is dense, or it is `Sparse`:
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
-are part of the value, since a live weight may be zero. `decode` trusts nothing it reads.
+are part of the value, since a live weight may be zero. `decode` trusts nothing it reads: it takes what `encode`
+writes and nothing else, and it allocates no more than a few times the length of the message.
 
 A message of 8 bits carries its float32 tensors as zero + scale * code, code 0 to 255 from their least to their
 greatest value, where that is shorter (more than two values). It arrives as ordinary float32 tensors.
@@ -12,6 +13,8 @@ greatest value, where that is shorter (more than two values). It arrives as ordi
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
     values  = number* | f32 scale  f32 zero  u8* codes (type 3)
     name    = u8 length  UTF-8;  all numbers little-endian
+
+A tensor is at most 8 dimensions and 2^30 elements large, an empty dimension counted as one.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ MAGIC = b"FTW1"
 TYPES = ("<f4", "<f8", "<i8")
 AFFINE8 = len(TYPES)
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
+PLACES = {INDEX16: "<u2", INDEX32: "<u4"}
 MOST_ELEMENTS = 1 << 30
-MOST_AXES = 8
+MOST_DIMENSIONS = 8
 
 
 class WireError(FedtinyError):
@@ -115,14 +119,13 @@ def _encode_tensor(tensor: Tensor, bits: int) -> bytes:
     size = math.prod(shape)
     form, places = DENSE, b""
     if isinstance(tensor, Sparse):
-        width = 2 if size <= 1 << 16 else 4
-        if -(-size // 8) <= width * len(tensor.indices):
+        form = _form(size, len(tensor.indices))
+        if form == BITMAP:
             marks = np.zeros(size, dtype=np.uint8)
             marks[tensor.indices] = 1
-            form, places = BITMAP, np.packbits(marks, bitorder="little").tobytes()
+            places = np.packbits(marks, bitorder="little").tobytes()
         else:
-            form = INDEX16 if width == 2 else INDEX32
-            places = tensor.indices.astype(f"<u{width}").tobytes()
+            places = tensor.indices.astype(PLACES[form]).tobytes()
         places = struct.pack("<I", len(tensor.indices)) + places
     head = struct.pack(f"<BBB{len(shape)}I", code, form, len(shape), *shape)
     return head + places + (_quantise(values) if code == AFFINE8 else values.astype(TYPES[code]).tobytes())
@@ -144,6 +147,14 @@ def _dequantise(scale: float, zero: float, codes: npt.NDArray[np.uint8]) -> npt.
         return np.asarray(zero + scale * codes.astype(np.float64), dtype=np.float32)
 
 
+def _form(size: int, count: int) -> int:
+    """Return the form that `count` positions of `size` are written in: the shorter one, the bitmap if both are."""
+    width = 2 if size <= 1 << 16 else 4
+    if -(-size // 8) <= width * count:
+        return BITMAP
+    return INDEX16 if width == 2 else INDEX32
+
+
 class _Reader:
     """A cursor over bytes that cannot leave them."""
 
@@ -159,7 +170,11 @@ class _Reader:
 
     def number(self, code: str) -> Any:
         """Return the next number of a struct code."""
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+        return self.several(code)[0]
+
+    def several(self, codes: str) -> tuple[Any, ...]:
+        """Return the next numbers, one for each struct code."""
+        return struct.unpack(f"<{codes}", self.take(struct.calcsize(f"<{codes}")))
 
     def name(self) -> str:
         """Return the next name."""
@@ -198,16 +213,21 @@ def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
 
 
 def _decode_tensor(reader: _Reader) -> Tensor:
-    code, form, rank = reader.number("B"), reader.number("B"), reader.number("B")
+    code, form, rank = reader.several("BBB")
     if code > AFFINE8 or form > INDEX32:
         raise WireError(f"unknown tensor type {code} or form {form}")
-    shape = tuple(int(reader.number("I")) for _ in range(rank))
+    if rank > MOST_DIMENSIONS:
+        raise WireError(f"a tensor of {rank} dimensions is over the limit of {MOST_DIMENSIONS}")
+    shape = reader.several(f"{rank}I")
+    # An empty dimension counts as one: numpy refuses shapes whose other sides are too long, empty or not.
+    if (extent := math.prod(max(1, side) for side in shape)) > MOST_ELEMENTS:
+        raise WireError(f"a tensor of {extent} elements is over the limit of {MOST_ELEMENTS}")
     size = math.prod(shape)
-    if rank > MOST_AXES or math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
-        raise WireError(f"a tensor of shape {shape!s:.80} is over the limit of {MOST_ELEMENTS} elements")
     if form == DENSE:
         return _decode_values(reader, code, size).reshape(shape)
     count = int(reader.number("I"))
+    if form != _form(size, count):
+        raise WireError(f"{count} positions of {size} are not written in form {form}")
     indices = _decode_places(reader, form, size, count)
     return Sparse(shape, indices, _decode_values(reader, code, count))
 
@@ -228,8 +248,8 @@ def _decode_places(reader: _Reader, form: int, size: int, count: int) -> npt.NDA
         if bits[size:].any() or int(bits.sum()) != count:
             raise WireError(f"a bitmap marks {int(bits.sum())} positions of {size}, not {count}")
         return np.flatnonzero(bits)
-    width = 2 if form == INDEX16 else 4
-    indices = np.frombuffer(reader.take(count * width), f"<u{width}").astype(np.int64)
+    kind = np.dtype(PLACES[form])
+    indices = np.frombuffer(reader.take(count * kind.itemsize), kind).astype(np.int64)
     if count and (indices[-1] >= size or not (np.diff(indices) > 0).all()):
         raise WireError(f"positions of a sparse tensor do not increase, or leave its {size} elements")
     return indices

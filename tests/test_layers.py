@@ -14,7 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorflow", "flwr", "sklearn", "ai_edge_litert", "tflite_micro"}
-SHARED = {"fedtiny_export.errors", "fedtiny_export.atomic", "fedtiny_export.untrusted", "fedtiny_export.sparse"}
+SHARED = {
+    "fedtiny_export.errors",
+    "fedtiny_export.atomic",
+    "fedtiny_export.untrusted",
+    "fedtiny_export.sparse",
+    "fedtiny_export.abi",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -23,7 +23,7 @@ from .devices import Device, Memory, all_devices
 from .errors import FedtinyError
 from .evaluate import Accuracy
 from .ftm import Ftm
-from .ir import Graph, Node, Op
+from .ir import WEIGHTED, Graph, Node
 from .plan import Buffer, Plan
 from .untrusted import guarded
 
@@ -166,13 +166,21 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def make_report(
-    device: Device, graph: Graph, ftm: Ftm, source: str, accuracy: Accuracy | None, tables: Mapping[str, int]
+    device: Device,
+    whole: Graph,
+    graph: Graph,
+    ftm: Ftm,
+    source: str,
+    accuracy: Accuracy | None,
+    tables: Mapping[str, int],
 ) -> Report:
-    """Plan every figure before any compiler runs. `tables`: bytes of the project's self-test vectors and labels."""
+    """Plan every figure before any compiler runs.
+
+    `whole` is the network before reduction. `tables`: bytes of the project's self-test vectors and labels.
+    """
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
     figures = plan_figures(device, ftm, tables, planned_instructions(graph, ftm.packed, sizes))
-    weights, nonzero = sum(layer.weights for layer in layers), sum(layer.nonzero for layer in layers)
     return Report(
         schema=SCHEMA,
         board=device.id,
@@ -180,18 +188,8 @@ def make_report(
         runtime="ft",
         source=source,
         fits=all(figure.over == 0 for figure in figures),
-        accuracy={
-            "int8": accuracy.int8 if accuracy else None,
-            "float": accuracy.float32 if accuracy else None,
-            "samples": accuracy.samples if accuracy else None,
-        },
-        model=ModelFacts(
-            weights=weights,
-            nonzero=nonzero,
-            density=nonzero / weights if weights else 1.0,
-            macs=sum(layer.macs for layer in layers),
-            macs_executed=sum(layer.macs_executed for layer in layers),
-        ),
+        accuracy=accuracy_fields(accuracy),
+        model=model_facts(whole, layers),
         figures=figures,
         layers=layers,
         ledger=ftm.ledger,
@@ -205,9 +203,31 @@ def make_report(
     )
 
 
+def accuracy_fields(accuracy: Accuracy | None) -> dict[str, float | int | None]:
+    """What a report says about accuracy."""
+    return {
+        "int8": accuracy.int8 if accuracy else None,
+        "float": accuracy.float32 if accuracy else None,
+        "samples": accuracy.samples if accuracy else None,
+    }
+
+
+def model_facts(whole: Graph, layers: Sequence[Layer]) -> ModelFacts:
+    """Weights as they were before any reduction, and the work that is left after it."""
+    weights = [node.constants["weight"] for node in whole.nodes if node.op in WEIGHTED]
+    count, nonzero = sum(int(w.size) for w in weights), sum(int(np.count_nonzero(w)) for w in weights)
+    return ModelFacts(
+        weights=count,
+        nonzero=nonzero,
+        density=nonzero / count if count else 1.0,
+        macs=sum(nominal_macs(whole, node) for node in whole.nodes),
+        macs_executed=sum(layer.macs_executed for layer in layers),
+    )
+
+
 def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
     output = graph.tensors[node.output].shape
-    if node.op not in (Op.CONV, Op.DENSE):
+    if node.op not in WEIGHTED:
         return Layer(node.name, node.op.value, output, 0, 0, "", 0, {}, 0, 0)
     weight, packed = np.asarray(node.constants["weight"], np.int8), ftm.packed[node.name]
     return Layer(

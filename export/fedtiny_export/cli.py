@@ -37,15 +37,23 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of fedtiny-export."""
     parser = _parser(
         "fedtiny-export",
-        "Turn a run folder or an ONNX file into int8 model files, a firmware project and a memory report.",
+        "Turn a run folder, an ONNX or an int8 .tflite file into model files, a firmware project and a memory report.",
         "fedtiny-export runs/2026-01-31-fedtiny-digits --target esp32",
     )
     parser.add_argument(
-        "source", nargs="?", type=Path, help="run folder or model.onnx (default: the newest run in runs/)"
+        "source",
+        nargs="?",
+        type=Path,
+        help="run folder, model.onnx or int8 model.tflite (default: the newest run in runs/)",
     )
     parser.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards", required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
-    parser.add_argument("--runtime", choices=["ft"], default="ft", help="what runs the model on the board")
+    parser.add_argument(
+        "--runtime",
+        choices=["ft", "tflm"],
+        default="ft",
+        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (model and report, no project)",
+    )
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
@@ -70,7 +78,7 @@ def _export(options: argparse.Namespace) -> int:
 
     given = options.source if options.source is not None else newest_run()
     source = read_source(given, calibration=options.calibration, evaluation=options.eval)
-    exported = make_export(source, device, options.min_accuracy)
+    exported = make_export(source, device, options.min_accuracy, options.runtime)
     target = options.out or Path("build") / device.id
     write_export(target, exported, device, source.labels)
     _print_report(exported.report, options.json)

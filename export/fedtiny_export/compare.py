@@ -64,6 +64,8 @@ def check_folder(
 ) -> Checked:
     """Measure an export and compare with its plan; write the renewed report and any outputs asked for."""
     report = load_report(folder)
+    if report.runtime != "ft":
+        raise FedtinyError(f"{folder} was exported for the runtime {report.runtime}, without a firmware to check")
     device = _device(folder, report)
     model_path = folder / "model.ftm"
     model = guarded(model_path, "a readable model", model_path.read_bytes)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .abi import Kernel
 from .code_sizes import CodeSizes
-from .ir import Graph, Node, Op
+from .ir import WEIGHTED, Graph, Node, Op
 from .sparse import Packed
 
 FEATURES = (
@@ -35,7 +35,7 @@ FEATURES = (
 
 def nominal_macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates if every weight were used at every output position."""
-    if node.op not in (Op.CONV, Op.DENSE):
+    if node.op not in WEIGHTED:
         return 0
     height, width, _ = graph.tensors[node.output].image
     return int(node.constants["weight"].size) * height * width

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from . import reference
 from .errors import FedtinyError
-from .ir import Graph, Node, Op
+from .ir import Graph
+from .ops import ARITHMETIC
 from .untrusted import read_arrays
 
 Floats = NDArray[np.float64]
@@ -60,34 +61,13 @@ def run_float(graph: Graph, x: Floats) -> dict[str, Floats]:
     """Run the float graph; return every tensor by name."""
     values: dict[str, Floats] = {graph.input: x}
     for node in graph.nodes:
-        result = _run_node(node, [values[name] for name in node.inputs])
+        compute = ARITHMETIC[node.op].real
+        assert compute is not None, node.op
+        result = compute(node, [values[name] for name in node.inputs])
         if node.low is not None or node.high is not None:
             result = np.clip(result, node.low, node.high)
         values[node.output] = result.reshape(-1, *graph.tensors[node.output].shape)
     return values
-
-
-def _run_node(node: Node, inputs: list[Floats]) -> Floats:
-    data = inputs[0]
-    if node.op is Op.CONV:
-        top, left, bottom, right = node.window.pads
-        around = ((0, 0), (top, bottom), (left, right), (0, 0))
-        padded = np.pad(data, around, constant_values=node.pad_value)
-        views = np.lib.stride_tricks.sliding_window_view(padded, node.window.kernel, axis=(1, 2))
-        patches = views[:, :: node.window.stride[0], :: node.window.stride[1]].transpose(0, 1, 2, 4, 5, 3)
-        weight = node.constants["weight"]
-        columns = patches.reshape(*patches.shape[:3], -1)
-        return np.asarray(columns @ weight.reshape(weight.shape[0], -1).T.astype(np.float64) + node.constants["bias"])
-    if node.op is Op.DENSE:
-        flat = data.reshape(data.shape[0], -1)
-        return np.asarray(flat @ node.constants["weight"].T.astype(np.float64) + node.constants["bias"])
-    if node.op is Op.ADD:
-        return np.asarray(data + inputs[1])
-    if node.op is Op.MEAN:
-        return np.asarray(data.mean(axis=(1, 2), keepdims=True))
-    if node.op in (Op.BATCH_NORM, Op.AFFINE):
-        return np.asarray(data * node.constants["scale"] + node.constants["shift"])
-    return data
 
 
 def _batches(graph: Graph, count: int) -> Iterator[slice]:
@@ -120,19 +100,20 @@ class Accuracy:
     """Shares of right answers on the same samples."""
 
     int8: float
-    float32: float
+    float32: float | None
     samples: int
 
 
-def accuracy(float_graph: Graph, int8_graph: Graph, samples: Samples) -> Accuracy:
-    """Compare both networks' answers with the labels."""
+def accuracy(float_graph: Graph | None, int8_graph: Graph, samples: Samples) -> Accuracy:
+    """Compare both networks' answers with the labels; a network that came as int8 has no float one."""
     assert samples.y is not None
     right = {"float": 0, "int8": 0}
-    for part in _batches(float_graph, samples.x.shape[0]):
+    for part in _batches(int8_graph, samples.x.shape[0]):
         batch, labels = samples.x[part], samples.y[part]
-        exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
         coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
-        right["float"] += int((exact.argmax(axis=1) == labels).sum())
+        if float_graph is not None:
+            exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
+            right["float"] += int((exact.argmax(axis=1) == labels).sum())
         right["int8"] += int((coarse.argmax(axis=1) == labels).sum())
     count = samples.x.shape[0]
-    return Accuracy(right["int8"] / count, right["float"] / count, count)
+    return Accuracy(right["int8"] / count, None if float_graph is None else right["float"] / count, count)

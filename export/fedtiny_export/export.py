@@ -24,11 +24,14 @@ from .ftm import Ftm, write_ftm
 from .ir import Graph
 from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
 from .quantize import quantize
+from .reduce import reduce_graph
 from .render import html_text, plain_text
 from .source import Source
+from .tflm_report import make_tflm_report
 from .untrusted import read_json_object
 from .write_tflite import write_tflite
 
+FT, TFLM = "ft", "tflm"
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
@@ -39,36 +42,41 @@ class Exported:
     """An export before it is written."""
 
     graph: Graph
-    ftm: Ftm
+    ftm: Ftm | None  # None where TensorFlow Lite Micro runs the model
     tflite: bytes
     golden_inputs: NDArray[np.int8]
     golden_outputs: NDArray[np.int8]
     report: Report
 
 
-def make_export(source: Source, device: Device, min_accuracy: float | None) -> Exported:
+def make_export(source: Source, device: Device, min_accuracy: float | None, runtime: str = FT) -> Exported:
     """Compute everything that ends up in the folder."""
-    graph = quantize(source.graph, source.ranges)
-    sizes = load_code_sizes(device.cpu)
-    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {})
+    whole = source.graph if source.is_int8 else quantize(source.graph, source.ranges)
+    graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
+    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
+    tflite = write_tflite(graph)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
     _refuse_constant(graph)
     labelled = source.samples is not None and source.samples.y is not None
-    measured = accuracy(source.graph, graph, source.samples) if labelled and source.samples else None
+    exact = None if source.is_int8 else source.graph
+    measured = accuracy(exact, graph, source.samples) if labelled and source.samples else None
     data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
     tables = {
         "selftest": selftest_bytes(data, result, inputs.shape[0]),
         "labels": label_bytes(source.labels),
     }
-    report = make_report(device, graph, ftm, source.name, measured, tables)
+    if ftm is None:
+        report = make_tflm_report(device, whole, graph, len(tflite), source.name, measured)
+    else:
+        report = make_report(device, whole, graph, ftm, source.name, measured, tables)
     if min_accuracy is not None:
         if measured is None:
             raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
         if measured.int8 < min_accuracy:
             missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
             report = replace(report, gates=(missed,))
-    return Exported(graph, ftm, write_tflite(graph), inputs, outputs, report)
+    return Exported(graph, ftm, tflite, inputs, outputs, report)
 
 
 def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
@@ -102,7 +110,7 @@ def write_export(target: Path, exported: Exported, device: Device, labels: tuple
     """Write the export folder, or renew one that fedtiny-export wrote before."""
     new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not new:
-        _check_target(target, device)
+        _check_target(target, device, exported.report.runtime)
     else:
         with atomic_folder(target) as draft:
             _fill(draft, exported, device, labels)
@@ -114,23 +122,27 @@ def write_export(target: Path, exported: Exported, device: Device, labels: tuple
         _renew(target, draft, Path(name) / "old")
 
 
-def _check_target(target: Path, device: Device) -> None:
+def _check_target(target: Path, device: Device, runtime: str) -> None:
     """Only an export for the same board is renewed: the user's files in it are written for that board."""
     if not (target / "report.json").is_file():
         raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
-    board = read_json_object(target / "report.json").get("board")
+    before = read_json_object(target / "report.json")
+    board = before.get("board")
     if board != device.id:
         raise FedtinyError(f"{target} holds an export for {board}, with files of yours for it: choose another --out")
+    if before.get("runtime") != runtime:
+        raise FedtinyError(f"{target} holds an export for the runtime {before.get('runtime')}: choose another --out")
 
 
 def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
     golden = io.BytesIO()
     np.savez(golden, inputs=exported.golden_inputs, outputs=exported.golden_outputs)
     (folder / "golden.npz").write_bytes(golden.getvalue())
-    (folder / "model.ftm").write_bytes(exported.ftm.data)
     (folder / "model.tflite").write_bytes(exported.tflite)
-    parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
-    write_project(folder, device, make_artifacts(*parts, labels))
+    if exported.ftm is not None:
+        (folder / "model.ftm").write_bytes(exported.ftm.data)
+        parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
+        write_project(folder, device, make_artifacts(*parts, labels))
     write_report(folder, exported.report)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ def conv_multipliers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[Ints, I
     assert data is not None
     assert output is not None
     pairs = [quantize_multiplier(data.scale * float(scale) / output.scale) for scale in node.constants["weight_scale"]]
+    pairs *= node.constants["weight"].shape[0] // len(pairs)  # one scale may be for all channels
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 
@@ -105,3 +107,84 @@ def mean_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     pixels = source.image[0] * source.image[1]
     spare = min(pixels.bit_length() - 1, 31 + shift)
     return (multiplier << spare) // pixels, shift - spare
+
+
+def centred(values: NDArray[Any], tensor: Tensor) -> Ints:
+    """int8 values as steps from the tensor's zero point."""
+    assert tensor.quant is not None
+    return values.astype(np.int64) - tensor.quant.zero_point
+
+
+def clamped(node: Node, steps: Ints, tensors: Mapping[str, Tensor]) -> Ints:
+    """Steps from the output's zero point as int8 values inside the fused activation's limits."""
+    output = tensors[node.output]
+    assert output.quant is not None
+    return np.clip(steps + output.quant.zero_point, *activation_limits(node, output))
+
+
+def _scales(node: Node, tensors: Mapping[str, Tensor]) -> tuple[list[float], float]:
+    """The scales of the inputs and of the output."""
+    found = []
+    for name in (*node.inputs, node.output):
+        quant = tensors[name].quant
+        assert quant is not None
+        found.append(quant.scale)
+    return found[:-1], found[-1]
+
+
+def mul_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(multiplier, shift) from a product of steps to the output."""
+    (first, second), output = _scales(node, tensors)
+    return quantize_multiplier(first * second / output)
+
+
+def rescale_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(multiplier, shift) from the input's steps to the output's."""
+    (data,), output = _scales(node, tensors)
+    return quantize_multiplier(data / output)
+
+
+def leaky_relu_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(multiplier, shift) above and below zero; the kernel divides in 32-bit floats."""
+    (data,), output = _scales(node, tensors)
+    alpha = np.float32(data) * np.float32(node.settings["alpha"]) / np.float32(output)
+    return quantize_multiplier(float(np.float32(data) / np.float32(output))), quantize_multiplier(float(alpha))
+
+
+@dataclass(frozen=True, slots=True)
+class HardSwishNumbers:
+    """(16-bit multiplier, exponent) to the output's scale, and to a scale where 3.0 is one."""
+
+    output: tuple[int, int]
+    gate: tuple[int, int]
+
+
+def hard_swish_numbers(node: Node, tensors: Mapping[str, Tensor]) -> HardSwishNumbers:
+    """Rescalings of a hard swish, from 1/128 of the input's steps; the kernel divides in 32-bit floats."""
+    (data,), output = _scales(node, tensors)
+    fine = np.float32(1.0 / 128.0) * np.float32(data)
+    return HardSwishNumbers(
+        _multiplier16(float(fine / np.float32(output))),
+        _multiplier16(float(fine / (np.float32(3.0) / np.float32(32768.0)))),
+    )
+
+
+def _multiplier16(real: float) -> tuple[int, int]:
+    wide, exponent = quantize_multiplier(real)
+    return (32767 if wide >= (1 << 31) - (1 << 15) else (wide + (1 << 15)) >> 16), exponent
+
+
+def logistic_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """(multiplier, shift) to fixed point with 4 integer bits, and the radius that those bits cover."""
+    (data,), _ = _scales(node, tensors)
+    fraction, shift = math.frexp(data * 2.0**27)
+    multiplier = math.floor(fraction * (1 << 31) + 0.5)
+    return multiplier, shift, math.floor(15.0 * 2.0**27 / 2.0**shift)
+
+
+def softmax_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    """(multiplier, shift) to fixed point with 5 integer bits, and the lowest difference that counts."""
+    (data,), _ = _scales(node, tensors)
+    beta = float(np.float32(node.settings["beta"]))
+    multiplier, shift = quantize_multiplier(min(beta * data * 2.0**26, 2.0**31 - 1.0))
+    return multiplier, shift, -math.floor(31.0 * 2.0**26 / 2.0**shift)

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import abi, sparse
-from .abi import Kernel
+from .abi import MAX_KERNEL_HEIGHT, Kernel
 from .errors import FedtinyError
 from .fixed_point import activation_limits, add_numbers, conv_multipliers, mean_numbers
 from .ir import Graph, Node, Op
 from .plan import Plan, make_plan, needed_kernels, scratch_bytes
 from .sparse import Packed
 
+KERNEL_OPS = frozenset({Op.CONV, Op.DENSE, Op.ADD, Op.MEAN})
 MAX_COUNT = 0xFFFF
 MAX_STREAM = SPARSE_ARENA = 1 << 24
 MAX_PIXELS = 1 << 22
@@ -37,8 +38,28 @@ class Ftm:
     ledger: tuple[tuple[str, int], ...]
 
 
+def lacking(graph: Graph) -> str | None:
+    """What the sparse runtime has no kernel for, named with its operator; None where it has all."""
+    for node in graph.nodes:
+        shapes = [graph.tensors[name].shape for name in node.inputs]
+        reasons = [
+            (node.op not in KERNEL_OPS, f"{node.op}"),
+            (node.op is Op.ADD and len(set(shapes)) > 1, "addition of two shapes"),
+            (node.op is Op.CONV and node.constants["weight"].shape[-1] != shapes[0][-1], "grouped convolution"),
+            (node.op is Op.CONV and node.window.dilation != (1, 1), "dilated convolution"),
+            (node.op is Op.CONV and node.window.kernel[0] > MAX_KERNEL_HEIGHT, "kernel over 16 rows high"),
+        ]
+        for lacks, what in reasons:
+            if lacks:
+                return f"operator {node.name}: the sparse runtime has no kernel for {what}"
+    return None
+
+
 def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
     """Choose encodings, plan the arena, lay the file out. `code_bytes` is what linking a kernel costs."""
+    reason = lacking(graph)
+    if reason is not None:
+        raise FedtinyError(f"{reason}: export with --runtime tflm, or leave that operator out of the network")
     layers = [node for node in graph.nodes if node.op in (Op.CONV, Op.DENSE)]
     weights = [np.asarray(node.constants["weight"], np.int8) for node in layers]
     chosen = sparse.choose(weights, code_bytes)

@@ -49,7 +49,7 @@ class Plan:
 def scratch_bytes(graph: Graph, index: int, packed: Mapping[str, Packed]) -> int:
     """Taps of one output channel, then a ring of padded rows: see ft_conv_run in the runtime."""
     node = graph.nodes[index]
-    if node.op not in (Op.CONV, Op.DENSE):
+    if node.name not in packed:
         return 0
     taps = 4 * packed[node.name].max_taps
     if node.op is Op.DENSE or not any(node.window.pads):
@@ -60,7 +60,7 @@ def scratch_bytes(graph: Graph, index: int, packed: Mapping[str, Packed]) -> int
 
 
 def make_plan(graph: Graph, packed: Mapping[str, Packed]) -> Plan:
-    """Place every activation and scratch buffer."""
+    """Place every activation and scratch buffer; without packed layers, activations only."""
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     written = {node.output: index for index, node in enumerate(graph.nodes)} | {graph.input: 0}
     last_use[graph.output] = len(graph.nodes) - 1

@@ -23,6 +23,10 @@ def _kib(value: int) -> str:
     return f"{value / 1024:.1f} KiB"
 
 
+def _share(part: float | None) -> str:
+    return "unknown" if part is None else _percent(float(part))
+
+
 def _percent(part: float) -> str:
     return f"{100 * part:.1f} %"
 
@@ -115,7 +119,7 @@ def _accuracy_text(report: Report) -> str:
     if report.accuracy["int8"] is None:
         return "unknown (no labelled samples)"
     number = report.accuracy
-    shares = f"int8 {_percent(float(number['int8'] or 0))}, float {_percent(float(number['float'] or 0))}"
+    shares = f"int8 {_percent(float(number['int8'] or 0))}, float {_share(number['float'])}"
     return f"{shares} on {number['samples']} samples"
 
 
@@ -265,7 +269,7 @@ def _cards(report: Report) -> str:
         ("instructions", _value(instructions), instructions.source if instructions else ""),
     ]
     if report.accuracy["int8"] is not None:
-        said = f"float {_percent(float(report.accuracy['float'] or 0))}, {report.accuracy['samples']} samples"
+        said = f"float {_share(report.accuracy['float'])}, {report.accuracy['samples']} samples"
         cards.insert(0, ("int8 accuracy", _percent(float(report.accuracy["int8"])), said))
     return (
         '<div class="cards">'
@@ -332,6 +336,6 @@ def html_text(report: Report) -> str:
         f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
         f'<h2>Layers</h2>{_layers_html(report)}<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
         "bottom to top; blue: activations, orange: scratch.</p>"
-        f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>model.ftm, byte by byte</h2>"
+        f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>The model, byte by byte</h2>"
         f"{_html_table(['part', 'bytes'], _ledger(report))}<h2>Notes</h2>{notes}</html>\n"
     )

@@ -1,4 +1,4 @@
-"""What the user hands to fedtiny-export, checked: a run folder or an ONNX file, with ranges and samples.
+"""What the user hands to fedtiny-export, checked: a run folder, an ONNX or an int8 .tflite file, ranges, samples.
 
 A run folder is read as design says fedtiny-train leaves it; nothing of fedtiny_train is imported.
 """
@@ -15,6 +15,7 @@ from .ir import Graph
 from .passes import simplify
 from .quantize import read_ranges
 from .read_onnx import read_onnx
+from .read_tflite import read_tflite
 from .untrusted import read_json_object
 
 MAX_LABELS = 1000
@@ -22,13 +23,18 @@ MAX_LABELS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A float network ready to quantise."""
+    """A float network ready to quantise, or one that came as int8 and has no ranges."""
 
     name: str
     graph: Graph
     ranges: Mapping[str, tuple[float, float]]
     samples: Samples | None
     labels: tuple[str, ...]
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the network is quantised already."""
+        return self.graph.tensors[self.graph.input].quant is not None
 
 
 def newest_run(folder: Path = Path("runs")) -> Path:
@@ -46,9 +52,12 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     model = given / "model.onnx" if given.is_dir() else given
     if not model.is_file():
         raise FedtinyError(f"{given}: has no model.onnx: not a finished run of fedtiny-train")
-    if model.suffix != ".onnx":
-        raise UsageError(f"{given}: a run folder or a .onnx file is needed")
-    graph = simplify(read_onnx(model))
+    if model.suffix not in (".onnx", ".tflite"):
+        raise UsageError(f"{given}: a run folder, a .onnx or an int8 .tflite file is needed")
+    int8 = model.suffix == ".tflite"
+    if int8 and calibration is not None:
+        raise UsageError(f"{given} is int8 already: leave out --calibration")
+    graph = read_tflite(model) if int8 else simplify(read_onnx(model))
     samples_file = model.parent / "samples.npz"
     samples = None
     if evaluation is not None:
@@ -56,7 +65,8 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     elif given.is_dir() and samples_file.is_file():
         samples = read_samples(samples_file, graph)
     _check_label_range(graph, samples)
-    return Source(given.name or "model", graph, _ranges(model, graph, calibration), samples, _labels(given, graph))
+    ranges = {} if int8 else _ranges(model, graph, calibration)
+    return Source(given.name or "model", graph, ranges, samples, _labels(given, graph))
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:

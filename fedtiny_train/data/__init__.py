@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
 from fedtiny_train.config import DataOptions, split_spec
-from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, svhn
+from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, public, speech_commands, svhn
 from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
@@ -33,6 +33,7 @@ READERS: Mapping[str, Callable[[Path], Dataset]] = {
     "cinic10": cinic10.read,
     "mnist": idx.read_mnist,
     "fashion-mnist": idx.read_fashion_mnist,
+    "speech-commands": speech_commands.read,
 }
 
 
@@ -57,7 +58,10 @@ class Federation:
 
 def load(options: DataOptions, seed: int = 0) -> Dataset:
     """Read the data set that was asked for, or as much of it as was asked for."""
-    return limited(_read(options), options.train_samples, options.test_samples, rng(seed, "subset"))
+    dataset = _read(options)
+    if options.public.endswith(".npz"):
+        dataset = public.added(dataset, Path(options.data_dir) / options.public)
+    return limited(dataset, options.train_samples, options.test_samples, rng(seed, "subset"))
 
 
 def _read(options: DataOptions) -> Dataset:
@@ -89,7 +93,8 @@ def to_network(x: npt.NDArray[Any]) -> Samples:
 def fingerprint(dataset: Dataset) -> str:
     """Return a hash of everything in a data set, so that a resumed run can tell whether it changed."""
     digest = hashlib.sha256()
-    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.client_train):
+    known = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.client_train)
+    for array in (*known, dataset.x_public, dataset.y_public):
         if array is not None:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -106,9 +111,9 @@ def hold_out(y: Labels, wanted: int, generator: np.random.Generator) -> npt.NDAr
 
 
 def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
-    """Take the public holdout out of the training split and deal the rest to the clients."""
+    """Take a public holdout out of the training split and deal the rest to the clients."""
     kind, value = split_spec(options.public)
-    count = int(value) if kind == "holdout" else 0
+    count = int(value) if kind == "holdout" and not options.public.endswith(".npz") else 0
     if count > len(dataset.y_train) // 2:
         raise FedtinyError(
             f"public holdout:{count} is more than half of the {len(dataset.y_train)} training samples; "
@@ -123,7 +128,19 @@ def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
     # One part at a time, since the whole set as float32 beside its parts would need its memory twice.
     shards = tuple(_shard(k, dataset.x_train, dataset.y_train, private[part]) for k, part in enumerate(parts))
     test = Shard(-1, to_network(dataset.x_test), dataset.y_test)
-    return Federation(shards, _shard(-1, dataset.x_train, dataset.y_train, held), test, dataset.client_test)
+    given = _shard(-1, dataset.x_train, dataset.y_train, held)
+    if dataset.x_public is not None and dataset.y_public is not None:
+        given = Shard(-1, to_network(dataset.x_public), dataset.y_public)
+    return Federation(shards, given, test, _test_clients(dataset, options, natural))
+
+
+def _test_clients(dataset: Dataset, options: DataOptions, natural: Labels | None) -> Labels | None:
+    """Return the number of the client that owns each test sample, -1 where none does; None without natural ones."""
+    if natural is None or dataset.client_test is None or options.partition != "natural":
+        return None
+    owners = partition.owners(natural, options.clients)
+    place = np.minimum(np.searchsorted(owners, dataset.client_test), len(owners) - 1)
+    return np.where(owners[place] == dataset.client_test, place, -1)
 
 
 def _shard(client: int, x: npt.NDArray[Any], y: Labels, chosen: npt.NDArray[np.int64]) -> Shard:

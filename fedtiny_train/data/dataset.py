@@ -16,7 +16,8 @@ MAX_CLASS_NAME = 100
 class Dataset:
     """A data set as the user gave it; x is (N,H,W), (N,H,W,C) or (N,F), labels count from 0.
 
-    `client_train` and `client_test` name the natural owner of each sample; a negative one has none.
+    `client_train` and `client_test` name the natural owner of each sample; a negative one has none. `x_public` and
+    `y_public` are the server's own, where the user brought some.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Dataset:
     class_names: tuple[str, ...]
     client_train: npt.NDArray[np.int64] | None = None
     client_test: npt.NDArray[np.int64] | None = None
+    x_public: npt.NDArray[Any] | None = None
+    y_public: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.class_names)
@@ -35,11 +38,14 @@ class Dataset:
             ("test", self.x_test, self.y_test, self.client_test),
         ):
             _check_part(self.name, part, x, y, owner, len(self.class_names))
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise FedtinyError(
-                f"{self.name}: x_train has samples of shape {self.x_train.shape[1:]}, "
-                f"x_test of shape {self.x_test.shape[1:]}"
-            )
+        if self.x_public is not None and self.y_public is not None:
+            _check_part(self.name, "public", self.x_public, self.y_public, None, len(self.class_names))
+        for part, other in (("test", self.x_test), ("public", self.x_public)):
+            if other is not None and self.x_train.shape[1:] != other.shape[1:]:
+                raise FedtinyError(
+                    f"{self.name}: x_train has samples of shape {self.x_train.shape[1:]}, "
+                    f"x_{part} of shape {other.shape[1:]}"
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -83,13 +83,16 @@ def by_owner(owner: Indices | None, clients: int, generator: np.random.Generator
     """
     if owner is None:
         raise FedtinyError("the natural partition needs client_train in the data file; use dirichlet:0.5 or iid")
-    owners = np.unique(owner[owner >= 0])
-    if clients:
-        if clients > len(owners):
-            raise FedtinyError(f"the data has {len(owners)} natural clients, not {clients}; use --clients 0 for all")
-        owners = owners[:clients]
-    if not len(owners):
-        raise FedtinyError("no sample has an owner: client_train is negative throughout")
-    parts = [np.flatnonzero(owner == who) for who in owners]
-    stray = np.array_split(generator.permutation(np.flatnonzero(owner < 0)), len(owners))
+    parts = [np.flatnonzero(owner == who) for who in owners(owner, clients)]
+    stray = np.array_split(generator.permutation(np.flatnonzero(owner < 0)), len(parts))
     return [np.sort(np.concatenate([part, more])) for part, more in zip(parts, stray, strict=True)]
+
+
+def owners(owner: Indices, clients: int) -> Indices:
+    """Return which owners take part, in the order of the clients."""
+    found = np.unique(owner[owner >= 0])
+    if not len(found):
+        raise FedtinyError("no sample has an owner: client_train is negative throughout")
+    if clients > len(found):
+        raise FedtinyError(f"the data has {len(found)} natural clients, not {clients}; use --clients 0 for all")
+    return found[:clients] if clients else found

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export.cli import export_main
+from fedtiny_export.cli import check_main, export_main
+from fedtiny_export.ir import Op, Window
+from fedtiny_export.write_tflite import write_tflite
+from networks import Builder, residual
 from runs import make_run
 
 FIGURES = {
@@ -158,6 +161,80 @@ def _damage(name: str, content: bytes):
         (run / name).write_bytes(content)
 
     return damage
+
+
+def _pooled(path: Path) -> Path:
+    """A network with a depthwise convolution and a softmax, in groups that the sparse runtime cannot run."""
+    builder = Builder((8, 8, 3), 0)
+    builder.grouped(2, 3, (3, 3))
+    builder.add(Op.MAX_POOL, window=Window((2, 2), (2, 2)))
+    builder.dense(4)
+    builder.add(Op.SOFTMAX, settings={"beta": 1.0})
+    path.write_bytes(write_tflite(builder.int8()))
+    return path
+
+
+def test_an_int8_tflite_file_is_exported_like_a_run(tmp_path, capsys):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(write_tflite(residual(3, 0.3)))
+    assert call(path, "--target", "esp32", "--out", tmp_path / "o") == 0
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    assert report["accuracy"] == {"int8": None, "float": None, "samples": None}
+    golden = np.load(tmp_path / "o/golden.npz")
+    found = oracles.tflite_micro(path.read_bytes(), golden["inputs"])
+    assert np.array_equal(found, golden["outputs"].reshape(len(found), -1))
+    assert call(path, "--target", "esp32", "--out", tmp_path / "p", "--calibration", tmp_path / "x.npz") == 2
+    assert "is int8 already" in capsys.readouterr().err
+    x = np.random.default_rng(0).uniform(-1, 1, (10, 8, 8))
+    np.savez(tmp_path / "e.npz", x=x, y=np.arange(10) % 5)
+    assert call(path, "--target", "esp32", "--out", tmp_path / "q", "--eval", tmp_path / "e.npz") == 0
+    assert "float unknown" in (tmp_path / "q/report.txt").read_text()
+
+
+def test_what_the_sparse_runtime_lacks_is_named_and_the_other_runtime_offered(tmp_path, capsys):
+    path = _pooled(tmp_path / "net.tflite")
+    assert call(path, "--target", "esp32", "--out", tmp_path / "o") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "has no kernel for grouped convolution: export with --runtime tflm" in said
+    assert not (tmp_path / "o").exists()
+    assert call(path, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm") == 0
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        *("golden.npz", "model.tflite", "report.html", "report.json", "report.txt"),
+    ]
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    assert report["runtime"] == "tflm"
+    assert {figure["name"] for figure in report["figures"]} >= FIGURES
+    assert any("code is not counted" in note for note in report["notes"])
+    golden = np.load(tmp_path / "o/golden.npz")
+    found = oracles.tflite_micro((tmp_path / "o/model.tflite").read_bytes(), golden["inputs"])
+    assert np.array_equal(found, golden["outputs"].reshape(len(found), -1))
+
+
+def test_a_model_that_is_too_big_for_tflite_micro_exits_3(tmp_path, capsys):
+    builder = Builder((160, 160, 4), 0)
+    builder.conv(8, 1)
+    builder.add(Op.MAX_POOL, window=Window((8, 8), (8, 8)))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(write_tflite(builder.int8()))
+    assert call(path, "--target", "esp8266", "--out", tmp_path / "o", "--runtime", "tflm") == 3
+    assert "ram.arena needs 307,200 bytes" in capsys.readouterr().err
+
+
+def test_an_export_is_not_renewed_for_another_runtime(run, tmp_path, capsys):
+    call(run, "--target", "esp32", "--out", tmp_path / "o")
+    before = tree(tmp_path / "o")
+    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm") == 1
+    assert "for the runtime ft" in capsys.readouterr().err
+    assert tree(tmp_path / "o") == before
+
+
+def test_an_export_for_tflite_micro_cannot_be_checked(run, tmp_path, capsys):
+    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm") == 0
+    with pytest.raises(SystemExit) as end:
+        check_main([str(tmp_path / "o")])
+    assert end.value.code == 1
+    assert "without a firmware to check" in capsys.readouterr().err
 
 
 REFUSED = {

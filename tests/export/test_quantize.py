@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.ir import Graph, Node, Op, Tensor, Window
-from fedtiny_export.quantize import activation_quant, quantize, read_ranges
+from fedtiny_export.quantize import quantize, read_ranges
+from fedtiny_export.scales import activation_quant
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import residual, residual_float

@@ -52,6 +52,18 @@ class Builder:
         window = Window((kernel, kernel), (stride, stride), pads)
         return self.add(Op.CONV, source, constants=constants, window=window, low=low, **fields)
 
+    def grouped(
+        self, channels: int, groups: int, kernel, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1), **fields
+    ) -> str:
+        """`channels` times `groups` outputs; as many groups as inputs is left a convolution too."""
+        fan_in = self.tensors[self.last].shape[2] // groups
+        constants = self._weights(channels * groups, *kernel, fan_in)
+        return self.add(Op.CONV, constants=constants, window=Window(kernel, stride, pads, dilation), **fields)
+
+    def depthwise(self, times: int, kernel, stride=(1, 1), pads=(0,) * 4, dilation=(1, 1), **fields) -> str:
+        constants = self._weights(times * self.tensors[self.last].shape[2], *kernel, 1)
+        return self.add(Op.DEPTHWISE, constants=constants, window=Window(kernel, stride, pads, dilation), **fields)
+
     def dense(self, features: int) -> str:
         return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements))
 
@@ -94,6 +106,45 @@ def residual(*arguments, **options) -> Graph:
 def residual_float(*arguments, **options) -> Graph:
     """The same before quantisation."""
     return _residual(*arguments, **options).float_graph()
+
+
+def anything(seed: int, layers: int = 9) -> Graph:
+    """A random chain of operators of every kind, with a branch now and then, ending in a classifier."""
+    b = Builder((8, 9, 4), seed, density=0.6)
+    random, before = b.random, None
+    for _ in range(layers):
+        height, width, channels = b.tensors[b.last].shape
+        small = min(height, width) < 4
+        kind = int(random.integers(0, 11))
+        pads = tuple(int(v) for v in random.integers(0, 2, 4))
+        stride = (1, 1) if small else (int(random.integers(1, 3)), int(random.integers(1, 3)))
+        if kind <= 1:
+            b.conv(int(random.integers(2, 9)), 1 if small else 3, low=random.choice([None, 0.0]))
+        elif kind == 2:
+            b.depthwise(1 + int(channels < 5), (2, 2), stride, (1, 1, pads[2], pads[3]), low=0.0)
+        elif kind == 3 and channels % 2 == 0:
+            b.grouped(3, 2, (1, 1), stride)
+        elif kind == 4:
+            b.add(Op.MAX_POOL, window=Window((2, 2), (1, 1), pads))
+        elif kind == 5 and not small:
+            b.add(Op.AVERAGE_POOL, window=Window((3, 2), stride))
+        elif kind == 6:
+            last, op = b.last, (Op.HARD_SWISH, Op.LOGISTIC, Op.LEAKY_RELU, Op.RELU)[seed % 4]
+            b.add(op, settings={"alpha": 0.2}, low=0.0 if op is Op.RELU else None)
+            if op is Op.LOGISTIC:
+                b.add(Op.MUL, last, b.last)
+        elif kind == 7 and before and b.tensors[before].shape == b.tensors[b.last].shape:
+            b.add(Op.MUL if seed % 2 else Op.ADD, before, b.last)
+        elif kind == 8 and before and b.tensors[before].shape[:2] == b.tensors[b.last].shape[:2]:
+            b.add(Op.CONCAT, before, b.last, settings={"axis": 2})
+        elif kind == 9 and small:
+            b.add(Op.RESIZE, settings={"height": 2 * height, "width": 2 * width})
+        else:
+            before = b.conv(channels, 1, low=None)
+            b.conv(channels, 3)
+    b.dense(6)
+    b.add(Op.SOFTMAX, settings={"beta": 1.0})
+    return b.int8(-2.0, 2.0)
 
 
 def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.io
 from PIL import Image
 
 CLASSES10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SPOKEN = ("bed", "down", "go", "happy", "left", "no", "off", "on", "right", "stop", "tree", "up", "yes")
 
 
 def some(seed: int, *shape: int) -> np.ndarray:
@@ -127,6 +129,33 @@ def cinic10(root: Path, count: int = 2) -> Path:
     for part, more in (("train", count), ("valid", count), ("test", 1)):
         pictures(root / "CINIC-10" / part, CLASSES10, more)
     return root / "CINIC-10"
+
+
+def wave_file(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> None:
+    """Write a sound file of 16-bit samples."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def speech_commands(root: Path) -> Path:
+    """Write Speech Commands: 5 speakers say 13 words; speaker 3 is for validation, speaker 4 for testing.
+
+    Speaker s saying word w is the constant 100 w + s, for a second less 10 w samples; noise counts up.
+    """
+    folder = root / "speech_commands_v0.02"
+    for w, word in enumerate(SPOKEN):
+        (folder / word).mkdir(parents=True)
+        for s in range(5):
+            wave_file(folder / word / f"{s:08x}_nohash_0.wav", np.full(16_000 - 10 * w, 100 * w + s))
+    (folder / "_background_noise_").mkdir()
+    for k, name in enumerate(["pink.wav", "tap.wav"]):
+        wave_file(folder / "_background_noise_" / name, 15_000 * k + np.arange(100_000) // 100)
+    for s, name in ((3, "validation_list.txt"), (4, "testing_list.txt")):
+        (folder / name).write_text("".join(f"{word}/{s:08x}_nohash_0.wav\n" for word in SPOKEN))
+    return folder
 
 
 def idx(array: np.ndarray) -> bytes:

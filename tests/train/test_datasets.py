@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 import pickle
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from fedtiny_train import config, data
 from fedtiny_train.config import DataOptions
-from fedtiny_train.data import cifar, idx, pickled, svhn
+from fedtiny_train.data import cifar, idx, mfcc, pickled, speech_commands, svhn, wav
 from fedtiny_train.data.dataset import Dataset
 
 
@@ -157,6 +159,7 @@ def test_idx_sets(tmp_path, name, packed):
         ("cifar100", "has no cifar-100-python/{train,test} or cifar-100-binary/{train.bin,test.bin}; get it from"),
         ("svhn", "has no svhn/{train_32x32.mat,test_32x32.mat}; get it from http://ufldl"),
         ("cinic10", "has no CINIC-10/{train,test}; get it from https://github.com/BayesWatch/cinic-10"),
+        ("speech-commands", "has no speech_commands_v0.02/{testing_list.txt,validation_list.txt,_background_noise_,"),
         ("mnist", "has no mnist/{train-images-idx3-ubyte.gz,train-labels-idx1-ubyte.gz,t10k-"),
         ("fashion-mnist", "get it from https://github.com/zalandoresearch/fashion-mnist"),
     ],
@@ -264,3 +267,109 @@ def test_names_of_classes_that_cannot_be_written(name):
     with pytest.raises(FedtinyError, match=r"d: class 1 is called .* printable characters") as caught:
         Dataset("d", x, y, x, y, ("a", name))
     assert str(caught.value).isprintable()
+
+
+def test_speech_commands(tmp_path):
+    tiny_sets.speech_commands(tmp_path)
+    found = load("speech-commands", tmp_path)
+    assert found.shape == (1, 49, 10)
+    assert found.class_names[10:] == ("silence", "unknown")
+    # Three speakers train: 30 clips of ten words, so 3 of silence and 3 of the 9 clips of bed, happy and tree.
+    assert np.bincount(found.y_train).tolist() == [3] * 12
+    assert np.bincount(found.y_test).tolist() == [1] * 12
+    words = found.y_train < 10
+    assert found.client_train[words].reshape(10, 3).tolist() == [[0, 1, 2]] * 10
+    assert found.client_train[found.y_train == 10].tolist() == [-1] * 3
+    assert found.client_train[found.y_train == 11].tolist() == [0, 0, 0]  # the 1st, 4th and 7th of nine
+    # Word 1 (down) by speaker 2 is the constant 102, ten samples short of a second.
+    sound = np.zeros((1, 16_000), np.int16)
+    sound[0, :15_990] = 102
+    assert (found.x_train[2] == mfcc.mfcc(sound)[0]).all()
+    federation = data.deal(found, DataOptions(partition="natural", clients=0, public="none"), 0)
+    assert [len(shard.y) for shard in federation.shards] == [14, 11, 11]  # 10 words, a clip of silence, unknown: 0
+
+
+def test_silence_of_training_and_of_test_share_no_sample(tmp_path):
+    folder = tiny_sets.speech_commands(tmp_path)
+    sounds = {p: wav.read(p, 16_000, 1 << 20) for p in sorted((folder / "_background_noise_").iterdir())}
+    train = speech_commands._silence(sounds, 5, is_test=False)
+    assert [clip.start for clip in train] == [0, 21333, 42667, 0, 32000]  # 64,001 places for three, and for two
+    test = speech_commands._silence(sounds, 3, is_test=True)
+    assert [clip.start for clip in test] == [80_000, 82_000, 80_000]
+    assert [clip.path.name for clip in test] == ["pink.wav"] * 2 + ["tap.wav"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: tiny_sets.wave_file(d / "up/x_nohash_1.wav", np.zeros(9), rate=8000), "8000 Hz, 16 bits; it must"),
+        (lambda d: tiny_sets.wave_file(d / "up/x_nohash_1.wav", np.zeros(8), channels=2), "2 channels"),
+        (lambda d: tiny_sets.wave_file(d / "up/x_nohash_1.wav", np.zeros(0)), "it ends before its samples do"),
+        (lambda d: tiny_sets.wave_file(d / "up/x_nohash_1.wav", np.zeros(99_000)), "131,072"),
+        (lambda d: (d / "up/x.wav").write_bytes(b""), "names no speaker; its name must be SPEAKER_nohash_NUMBER.wav"),
+        (lambda d: (d / "up/x_nohash_1.wav").mkdir(), "x_nohash_1.wav is not a file"),
+        (lambda d: [p.unlink() for p in (d / "no").iterdir()], "no has no training clip"),
+        (lambda d: (d / "testing_list.txt").write_text("up/00000004_nohash_0.wav"), "down has no test clip"),
+        (lambda d: [p.unlink() for p in (d / "_background_noise_").iterdir()], "_background_noise_ has 0 .wav files"),
+        (lambda d: tiny_sets.wave_file(d / "_background_noise_/a.wav", np.zeros(79_999)), "at least 5 seconds"),
+        (lambda d: (d / "on").rename(d / "onn"), "on does not exist"),
+    ],
+)
+def test_speech_commands_that_are_not_as_handed_out(tmp_path, change, said):
+    folder = tiny_sets.speech_commands(tmp_path)
+    change(folder)
+    with pytest.raises(FedtinyError) as caught:
+        load("speech-commands", tmp_path)
+    assert said in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def chirp():
+    t = np.arange(16_000)
+    return np.round(12_000 * np.sin(2 * np.pi * (200 * t / 16_000 + 1500 * (t / 16_000) ** 2))).astype(np.int16)
+
+
+def test_coefficients_equal_those_of_tensorflow():
+    """Computed once with tf.signal 2.21 in float32: stft, linear_to_mel_weight_matrix, mfccs_from_log_mel_...
+
+    Its single precision is what the tolerance is for: a band between two harmonics holds almost nothing.
+    """
+    found = mfcc.mfcc(chirp()[None])[0]
+    known = [
+        [-37.8965, 18.7268, 9.4903, 0.2933, -3.0962, -4.2743, -4.8330, -4.0085, -2.7798, -1.5550],
+        [-47.6221, -9.5084, -10.3172, 10.6105, -1.8884, -5.6572, 5.8486, -0.0626, -3.4930, 3.3441],
+        [-54.6269, -13.8739, 8.1910, -5.1544, 2.5456, 0.8040, -2.3997, 3.7494, -4.2321, 3.8138],
+    ]
+    assert np.abs(found[[0, 24, 48]] - known).max() < 0.01
+
+
+def test_coefficients_of_one_frame_by_the_formulas():
+    """The sums written out, without a fast transform, for the third frame."""
+    sound = chirp()[640 : 640 + 640] / 32768
+    window = [math.sin(math.pi * n / 640) ** 2 for n in range(640)]
+    lines = []
+    for k in range(513):
+        turn = [cmath.exp(-2j * math.pi * k * n / 1024) for n in range(640)]
+        lines.append(abs(sum(s * w * t for s, w, t in zip(sound, window, turn, strict=True))))
+    high, low = (1127 * math.log(1 + hertz / 700) for hertz in (4000, 20))
+    logs = []
+    for band in range(40):
+        left, middle, right = (low + (high - low) * (band + i) / 41 for i in range(3))
+        energy = 0.0
+        for k in range(1, 513):
+            place = 1127 * math.log(1 + k * 15.625 / 700)
+            if left < place < right:
+                up, down = (place - left) / (middle - left), (right - place) / (right - middle)
+                energy += lines[k] * min(up, down)
+        logs.append(math.log(energy + 1e-6))
+    for k in range(10):
+        known = math.sqrt(2 / 40) * sum(v * math.cos(math.pi * k * (n + 0.5) / 40) for n, v in enumerate(logs))
+        assert mfcc.mfcc(chirp()[None])[0, 2, k] == pytest.approx(known, rel=1e-5, abs=1e-5)
+
+
+def test_a_clip_of_nothing_is_the_logarithm_of_the_floor():
+    found = mfcc.mfcc(np.zeros((1, 16_000), np.int16))
+    assert found.shape == (1, 49, 10)
+    assert found[0, :, 0] == pytest.approx(math.sqrt(2 / 40) * 40 * math.log(1e-6), rel=1e-6)
+    assert np.abs(found[0, :, 1:]).max() < 1e-4  # the same everywhere, so no cosine but the constant

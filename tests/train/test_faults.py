@@ -325,7 +325,7 @@ def test_below_a_quorum_a_round_changes_nothing(open_run):
     assert [c["id"] for c in line["clients"]] == [0, 1]
     assert [(r["id"], r["reason"]) for r in line["refused"]] == [(2, "no answer"), (3, "no answer"), (4, "no answer")]
     assert line["bytes_up"] > 0
-    assert line["accuracy"] == rounds.evaluate(run.setting.spec, state.tensors, run.federation.test)[0]
+    assert line["accuracy"] == rounds.evaluate(run.setting.spec, state, run.federation.test)[0]
     after, line = rounds.train_round(scripted(run, lambda turn: 3), state, 1)
     assert line["counted"]
     assert any(not np.array_equal(after.tensors[n], a) for n, a in state.tensors.items())

@@ -21,7 +21,7 @@ NOBODY = Services(
 
 def facts(width=16, **flags):
     config = settle(apply_flags(Config(), {"method": "fedpack", "model": "resnet8", "width": width, **flags}))
-    return setting(config, models.choose("resnet8", (3, 32, 32), 10, width))
+    return setting(config, models.ModelSpec("resnet8", (3, 32, 32), 10, width))
 
 
 def fresh(found, seed=0):

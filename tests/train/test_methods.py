@@ -148,15 +148,15 @@ def lesson_of(weights, live, numbers, steps=2, per_epoch=1):
 
 
 def test_a_client_swaps_at_its_moment_by_hand():
-    numbers = {"swap/w": 1.0, "swap_epoch": 1.0}
+    numbers = {"swap/w": 1.0, "swap_epoch": 2.0}
     layer, lesson = lesson_of([0.1, -0.5, 0.0, 0.0], [1, 1, 0, 0], numbers, steps=3)
     (swapping,) = habits(lesson)
-    for step, gradient in enumerate([[0, 0, 2.0, -3.0], [0, 0, 9.0, 1.0], [0, 0, 9.0, 1.0]]):
+    for step, gradient in enumerate([[0, 0, 9.0, 1.0], [0, 0, 2.0, -3.0], [0, 0, 9.0, 1.0]]):
         layer.weight.grad = torch.tensor([gradient])
         swapping.after_backward(step)
         with torch.no_grad():
             swapping.after_step(step)
-    assert lesson.masks["w"].tolist() == [[False, True, False, True]]  # by the first epoch's batch, and once
+    assert lesson.masks["w"].tolist() == [[False, True, False, True]]  # by the second epoch's batch, and once
     assert layer.weight.tolist() == [[0.0, -0.5, 0.0, 0.0]]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -39,7 +42,9 @@ def test_the_folder_is_complete(run):
     summary = summary_of(run)
     assert {"schema", "method", "data", "model", "seed", "accuracy", "accuracy_per_client", "density", "weights",
             "nonzero", "cost", "rounds", "class_names", "normalisation"} <= set(summary)  # fmt: skip
-    assert set(summary["cost"]) == {"flops_max", "memory_max", "bytes_up", "bytes_down"}
+    assert set(summary["cost"]) == {
+        "flops_max", "memory_max", "memory", "memory_paper", "bytes_up", "bytes_down",
+    }  # fmt: skip
     assert (summary["method"], summary["data"], summary["model"], summary["rounds"]) == (
         "fedtiny",
         "digits",
@@ -62,6 +67,8 @@ def test_metrics_have_a_line_a_round(run):
         "bytes_down",
         "flops_max",
         "memory_max",
+        "memory",
+        "memory_paper",
         "clients",
         "refused",
         "invited",
@@ -173,13 +180,14 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(run, tools, tmp_path, monkeypat
     assert train(*small_flags, "--out", out) == 130
     assert not (out / "summary.json").exists()
     monkeypatch.undo()
-    # A stop between the two files of a round leaves a line too many; a torn state is passed over.
+    # What a resume point says counts, not the file beside it; a damaged point is passed over, litter goes.
     with (out / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"round": stop + 1}) + "\n")
     (out / "state" / f".round-{stop + 1:05}.abc").mkdir()
+    (out / ".metrics.jsonl.1234.part").write_text("half")
     if stop:
         newest = out / "state" / f"round-{stop:05}" / "model.safetensors"
-        newest.write_bytes(newest.read_bytes()[:1000])
+        newest.write_bytes(newest.read_bytes()[:-3] + b"\x01\x02\x03")
     assert train("--resume", out) == 0
     assert contents(out) == contents(run)
 
@@ -247,6 +255,79 @@ def test_state_survives_the_disk(tmp_path):
     assert (number, back.memory, read) == (100_001, state.memory, lines)
     assert all(np.array_equal(back.tensors[n], a) and back.tensors[n].shape == a.shape for n, a in tensors.items())
     assert back.masks["a.weight"].dtype == np.bool_
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "progress.json", "metrics.jsonl", "SHA256SUMS"])
+def test_a_flipped_bit_anywhere_in_a_resume_point_is_noticed(stopped_run, tmp_path, caplog, name):
+    origin = runfolder._read_state(stopped_run / "state" / "round-00002")[2]
+    whole = runfolder.load_state(shutil.copytree(stopped_run, tmp_path / "whole"), origin)
+    content = (stopped_run / "state" / "round-00002" / name).read_bytes()
+    caplog.clear()
+    draw = np.random.default_rng(0)
+    places = [0, len(content) - 1, *draw.integers(len(content), size=30)]
+    for place in places:
+        out = shutil.copytree(stopped_run, tmp_path / "run")
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << int(draw.integers(8))
+        (out / "state" / "round-00002" / name).write_bytes(spoilt)
+        number, state, lines = runfolder.load_state(out, origin)
+        assert (whole[0], number, len(lines)) == (2, 1, 2), place
+        assert list(state.tensors) == list(whole[1].tensors)
+        assert not (out / "state" / "round-00002").exists()
+        shutil.rmtree(out)
+    assert len(caplog.messages) == len(places)
+    assert all("round-00002" in text and text.endswith("; going on from round 1") for text in caplog.messages)
+    assert all("\n" not in text and len(text) < 400 for text in caplog.messages)
+
+
+def test_a_point_that_was_half_removed_goes_at_the_next_resume(stopped_run, tmp_path):
+    out = shutil.copytree(stopped_run, tmp_path / "run")
+    old = shutil.copytree(out / "state" / "round-00001", out / "state" / "round-00000")
+    (old / "model.safetensors").unlink()
+    origin = runfolder._read_state(out / "state" / "round-00002")[2]
+    assert runfolder.load_state(out, origin)[0] == 2
+    assert sorted(p.name for p in (out / "state").iterdir()) == ["round-00001", "round-00002"]
+
+
+def kill_resume():
+    """Return the benchmark that kills runs; the fast suite does a part of it, with smaller runs."""
+    path = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
+    spec = importlib.util.spec_from_file_location("kill_resume", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("step", "point"),
+    [
+        ("after progress.json", 2),
+        ("half an old point removed", 1),
+        pytest.param("before the model", 0, marks=pytest.mark.slow),
+        pytest.param("half a model", 1, marks=pytest.mark.slow),
+        pytest.param("after SHA256SUMS", 3, marks=pytest.mark.slow),
+        pytest.param("half of metrics.jsonl", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_while_it_writes_goes_on_to_the_same_bytes(run, tools, tmp_path, step, point):
+    train, _, contents, flags = tools
+    module, out = kill_resume(), tmp_path / "killed"
+    assert step in dict(module.STEPS)
+    process = module.start(module.INSIDE, step, str(point), *flags, "--out", str(out))
+    assert process.wait(120) == -signal.SIGKILL
+    assert contents(out) != contents(run)
+    assert train("--resume", out) == 0
+    assert contents(out) == contents(run)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_go_on_to_the_same_bytes(run, tools, tmp_path):
+    _, _, contents, flags = tools
+    module, draw = kill_resume(), random.Random(1)
+    module.FLAGS = flags
+    for index in range(5):
+        found = module.at_random(contents(run), tmp_path, 8.0, draw, index)
+        assert found["differs"] == "", found
 
 
 @pytest.fixture(scope="module")

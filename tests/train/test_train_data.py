@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedtiny_train import data
 from fedtiny_train.config import DataOptions
-from fedtiny_train.data import digits, npz, partition
+from fedtiny_train.data import digits, npz, partition, public
 from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
@@ -169,6 +169,17 @@ def test_corrupt_files_are_refused(tmp_path, damage):
         npz.read(path)
 
 
+def test_a_file_that_unpacks_to_far_more_than_its_size(tmp_path, monkeypatch):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, **good(x_train=np.zeros((8, 50_000)), x_test=np.zeros((4, 50_000))))
+    npz.read(path)  # 4.8 megabytes do no harm
+    monkeypatch.setattr(npz, "FREE_BYTES", 1 << 20)
+    with pytest.raises(FedtinyError, match=r"d\.npz: it unpacks to 4,80[0-9,]+ bytes, over 100 times its own size"):
+        npz.read(path)
+    np.savez(path, **good(x_train=np.zeros((8, 50_000)), x_test=np.zeros((4, 50_000))))
+    npz.read(path)  # as large, and not packed
+
+
 def raw_npz(path, member, method=zipfile.ZIP_DEFLATED):
     """Write a good file, but with other bytes as its x_train."""
     arrays = good()
@@ -278,3 +289,98 @@ def test_a_value_beyond_float32_is_found_wherever_it_stands(value):
     x[3, 2] = value
     with pytest.raises(FedtinyError, match="x_test holds values that are not finite, or beyond float32"):
         Dataset("d", np.zeros((6, 4), np.float16), np.zeros(6, np.int64), x, np.zeros(6, np.int64), ("a",))
+
+
+@pytest.fixture
+def brought(tmp_path):
+    """Write public data beside a small set, from arrays made of that set; return the options that name both."""
+
+    def write(make):
+        np.savez(tmp_path / "d.npz", **good(x_train=np.eye(8, 5), x_test=np.eye(4, 5) * 2))
+        np.savez(tmp_path / "p.npz", **make(npz.read(tmp_path / "d.npz")))
+        return DataOptions(data="d.npz", data_dir=str(tmp_path), public="p.npz", clients=2, partition="iid")
+
+    return write
+
+
+def test_public_data_of_the_user(brought):
+    options = brought(lambda d: {"x": np.full((3, 5), 7), "y": np.array([1, 0, 1])})
+    dataset = data.load(options)
+    federation = data.deal(dataset, options, 0)
+    assert federation.public.x.dtype == np.float32
+    assert federation.public.x.tolist() == [[7.0] * 5] * 3
+    assert federation.public.y.tolist() == [1, 0, 1]
+    assert sum(len(shard.y) for shard in federation.shards) == 8  # nothing was taken from the clients
+    other = brought(lambda d: {"x": np.full((3, 5), 8), "y": np.array([1, 0, 1])})
+    assert data.fingerprint(dataset) != data.fingerprint(data.load(other))  # so a resumed run can tell
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda d: {"x": d.x_test[:1], "y": d.y_test[:1]}, "1 of 1 public samples equal test samples of d.npz; remove"),
+        (lambda d: {"x": np.vstack([d.x_train, d.x_test[1:].astype(int)]), "y": np.zeros(11, int)}, "3 of 11 public"),
+        (lambda d: {"x": -d.x_test * 0, "y": d.y_test}, None),  # all zeros, which no test sample is
+        (lambda d: {"x": d.x_train, "y": d.y_train}, None),
+        (lambda d: {"x": np.zeros((2, 6)), "y": np.zeros(2, int)}, r"x_train has samples of shape \(5,\), x_public of"),
+        (lambda d: {"x": np.ones((2, 5)), "y": np.array([0, 2])}, "y_public has labels from 0 to 2; with 2 classes"),
+        (lambda d: {"x": np.ones((2, 5)), "y": np.zeros(3, int)}, "y_public has shape"),
+        (lambda d: {"x": np.zeros((0, 5)), "y": np.zeros(0, int)}, "x_public has shape"),
+        (lambda d: {"x": np.full((2, 5), np.inf), "y": np.zeros(2, int)}, "x_public holds values that are not finite"),
+        (lambda d: {"x": np.ones((2, 5)), "y": np.zeros(2)}, "p.npz: y is float64 of shape"),
+        (lambda d: {"x": np.ones((2, 5))}, "p.npz: y missing; public data has x and y"),
+        (lambda d: {"x": np.ones((2, 5)), "y": np.zeros(2, int), "xs": np.ones(1)}, "unknown key 'xs' .did you mean x"),
+        (lambda d: {"x": np.array([[{}] * 5] * 2), "y": np.zeros(2, int)}, "p.npz: not a usable .npz file: Object arr"),
+    ],
+)
+def test_public_data_that_does_not_fit(brought, make, reason):
+    options = brought(make)
+    if reason is None:
+        assert data.load(options).x_public is not None
+        return
+    with pytest.raises(FedtinyError, match=reason) as caught:
+        data.load(options)
+    assert "\n" not in str(caught.value)
+
+
+def test_zeros_of_either_sign_are_one_sample():
+    assert public.count_shared(np.array([[0.0, -0.0]]), np.array([[-0.0, 0.0]])) == 1
+    assert public.count_shared(np.array([[1, 2], [1, 2], [2, 1]]), np.array([[1.0, 2.0]])) == 2
+
+
+def test_a_public_file_that_is_not_there(brought, tmp_path):
+    options = brought(lambda d: {"x": d.x_train, "y": d.y_train})
+    (tmp_path / "p.npz").unlink()
+    with pytest.raises(FedtinyError, match=r"public data file .*p\.npz does not exist"):
+        data.load(options)
+
+
+def test_natural_owners_of_test_samples_are_numbered_like_the_clients(tmp_path):
+    y = np.arange(8) % 2
+    owned = Dataset(
+        "d",
+        np.eye(8),
+        y,
+        np.eye(4, 8),
+        y[:4],
+        ("a", "b"),
+        np.array([30, 30, 7, 7, 9, 9, -1, 30]),
+        np.array([9, 30, 5, 7]),
+    )
+    natural = DataOptions(partition="natural", clients=0, public="none")
+    assert data.deal(owned, natural, 0).test_client.tolist() == [1, 2, -1, 0]  # clients 7, 9 and 30 in this order
+    two = DataOptions(partition="natural", clients=2, public="none")
+    assert data.deal(owned, two, 0).test_client.tolist() == [1, -1, -1, 0]  # 30 does not take part
+    # Clients that were dealt own nothing in the test set.
+    assert data.deal(owned, DataOptions(partition="iid", clients=2, public="none"), 0).test_client is None
+
+
+def test_samples_shared_by_none_are_dealt_out_at_random():
+    owner = np.array([5] * 10 + [-1] * 40 + [2] * 10 + [-7] * 3)
+    parts = [partition.split("natural", owner * 0, 0, owner, rng(seed, "partition")) for seed in (0, 1)]
+    for one in parts:
+        assert sorted(np.concatenate(one).tolist()) == list(range(63))
+        assert set(range(50, 60)) <= set(one[0].tolist())
+        assert set(range(10)) <= set(one[1].tolist())
+        assert [len(part) for part in one] == [10 + 22, 10 + 21]
+    assert parts[0][0].tolist() != parts[1][0].tolist()

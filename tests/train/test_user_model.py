@@ -17,8 +17,12 @@ from fedtiny_export.errors import FedtinyError, UsageError
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from fedtiny_train import models, onnx_out, rounds, trace
+from fedtiny_train import client, data, models, onnx_out, rounds, trace, wire
+from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import Config, ModelOptions, apply_flags, settle, to_toml
+from fedtiny_train.data import Shard
+from fedtiny_train.session import opened
+from fedtiny_train.wire import Message
 
 ROOT = Path(__file__).parents[2]
 PREFIX = """
@@ -247,21 +251,70 @@ def test_what_a_function_draws_is_the_same_in_every_process(network):
     assert not np.array_equal(one["1.weight"], np.ones(2))
 
 
-def test_dropout_is_drawn_by_the_keys_of_the_run(network, tmp_path):
-    body = """
-    def build(shape, classes):
-        return seq(nn.Flatten(), nn.Linear(144, 20), nn.Dropout(0.5), nn.Linear(20, classes))
-    """
+DROPPING = """
+def build(shape, classes):
+    return seq(nn.Flatten(), nn.Linear(144, 20), nn.BatchNorm1d(20), nn.Dropout(0.5), nn.Linear(20, 20),
+               nn.BatchNorm1d(20), nn.Linear(20, classes))
+"""
+
+
+def test_dropout_is_drawn_by_the_keys_of_a_client_and_a_round(network):
+    spec, _ = made(network(DROPPING))
+    generator = np.random.default_rng(0)
+    shard = Shard(1, generator.normal(size=(64, *spec.shape)).astype(np.float32), np.arange(64) % 3)
+    state = models.initial_state(spec, 0)
+    pool = {f"0/{name}": array for name, array in state.items()}
+    # As many samples as a batch: the order of the samples draws nothing else.
+    requests = [Message("train", {"round": float(number), "lr": 0.1}, state) for number in (1, 3)]
+    requests.append(Message("adapt", {"pool": 1, "passes": 3}, pool))
+    local = LocalSpec(spec, 0, 64, 1, 0.9, 0.0)
+    found = []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        found.append([client.answer(wire.encode(request), b"", shard, local) for request in requests])
+        torch.manual_seed(seed)
+        found[-1].append(client.answer(wire.encode(requests[-1]), b"", shard, local))
+    assert found[0] == found[1]
+    assert wire.decode(found[0][0]).numbers["loss"] != pytest.approx(wire.decode(found[0][1]).numbers["loss"], rel=0.01)
+
+
+def test_dropout_of_pre_training_is_drawn_by_the_seed(network, tmp_path):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(30, 9, 8, 2)), np.arange(30) % 3
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    flags = {"data": "x.npz", "model": network(body), "clients": 2, "partition": "iid", "rounds": 1, "density": 0.9}
-    config = settle(apply_flags(Config(), {**flags, "public": "holdout:4", "method": "random"}))
-    summaries = []
-    for index in range(2):
-        torch.manual_seed(index)
-        summaries.append(rounds.carry_out(config, tmp_path / str(index), lambda line: None))
-    assert summaries[0] == summaries[1]
+    flags = {"data": "x.npz", "model": network(DROPPING), "clients": 2, "partition": "iid", "rounds": 1}
+    more = {"density": 0.9, "public": "holdout:6", "pretrain_epochs": 2, "tune_epochs": 0, "method": "random"}
+    config = settle(apply_flags(Config(), {**flags, **more}))
+    with opened(config, data.load(config.data)) as run:
+        tensors = models.initial_state(run.setting.spec, 0)
+        found = []
+        for seed in (7, 8):
+            torch.manual_seed(seed)
+            found.append(rounds.pretrain(run, tensors))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in tensors)
+
+
+def test_operations_take_their_arguments_as_torch_does(network):
+    _, model = made(
+        network("""
+        def build(shape, classes):
+            def forward(self, x):
+                x = F.dropout(x, 0.25, self.training)
+                x = self.drop(x)
+                x = F.dropout(x, 0.75, False)
+                x = F.max_pool2d(x, 4, 1, 2, 3)
+                x = F.max_pool2d(x, kernel_size=2, ceil_mode=False, padding=1)
+                x = F.avg_pool2d(x, 2, stride=1, padding=1, count_include_pad=False)
+                return self.fc(x.flatten(1))
+            return wrap(forward, drop=nn.Dropout(0.125, inplace=True), fc=nn.Linear(24, classes))
+        """)
+    )
+    layers = [step.module for step in trace.steps(model)][2:-2]
+    assert [type(layer) for layer in layers] == [nn.Dropout, nn.Dropout, nn.MaxPool2d, nn.MaxPool2d, nn.AvgPool2d]
+    assert [(layer.p, layer.inplace) for layer in layers[:2]] == [(0.25, False), (0.125, False)]
+    pools = [(p.kernel_size, p.stride, p.padding, p.dilation) for p in layers[2:4]]
+    assert pools == [(4, 1, 2, 3), (2, 2, 1, 1)]
+    assert (layers[4].kernel_size, layers[4].stride, layers[4].padding, layers[4].count_include_pad) == (2, 1, 1, False)
 
 
 BAD = {
