@@ -211,7 +211,7 @@ def test_extrusion_empties_what_is_about_to_be_pruned():
         with opened(config, data.load(config.data)) as run:
             state, _ = rounds.set_up(run)
             orders = fedmef.orders(run.setting, state, 1)
-            outcome, _ = rounds.one_round(run, state, 1, orders, Traffic(), 0.05)
+            outcome, _ = rounds.one_round(run, state, 1, orders, Traffic(1), 0.05)
         lowest = []
         for name, count in orders.top.items():
             live = np.flatnonzero(state.masks[name])
