@@ -131,6 +131,16 @@ def cinic10(root: Path, count: int = 2) -> Path:
     return root / "CINIC-10"
 
 
+def user_file(root: Path) -> Path:
+    """Write a file of the user's own, one part packed and natural clients with it, and public data beside it."""
+    root.mkdir(parents=True)
+    y = np.arange(12) % 3
+    arrays = {"x_train": some(0, 12, 4, 3), "y_train": y, "x_test": some(1, 12, 4, 3), "y_test": y}
+    np.savez(root / "d.npz", **arrays, client_train=y - 1, class_names=np.array(["a", "b", "c"]))
+    np.savez_compressed(root / "p.npz", x=some(2, 5, 4, 3), y=y[:5])
+    return root
+
+
 def wave_file(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> None:
     """Write a sound file of 16-bit samples."""
     with wave.open(str(path), "wb") as file:

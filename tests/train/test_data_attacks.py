@@ -359,7 +359,7 @@ root, name, make, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.a
 getattr(tiny_sets, make)(root / name)
 options = DataOptions(data=name, data_dir=str(root / name))
 if make == "user_file":
-    options = DataOptions(data="d.npz", data_dir=str(root / name))
+    options = DataOptions(data="d.npz", data_dir=str(root / name), public="p.npz")
 files = sorted(path for path in (root / name).rglob("*") if path.is_file())
 data.load(options)
 rng, ends = np.random.default_rng(1), {"read": 0, "refused": 0}
@@ -407,6 +407,7 @@ print(ends, peak)
         ("svhn", "svhn", 300),
         ("mnist", "mnist", 300),
         ("cinic10", "cinic10", 150),
+        ("npz", "user_file", 300),
         ("speech-commands", "speech_commands", 100),
     ],
 )
