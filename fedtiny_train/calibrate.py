@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from fedtiny_train import models
 from fedtiny_train.models import Array, Arrays
+from fedtiny_train.models.layers import Gate
 from fedtiny_train.trace import steps, walk
 
 BINS = 256
+GATE_PARTS = ("mean", "wins")
 CHUNK = 256
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -86,6 +88,23 @@ def norm_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
         mean = total / places[name]
         found[f"{name}.mean"] = mean
         found[f"{name}.var"] = np.maximum(squares / places[name] - mean**2, 0.0)
+    return found
+
+
+def gate_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
+    """Return `NAME.mean`, a gate's mean strength by channel, and `NAME.wins`, how often the channel wins."""
+    model.eval()
+    plan = steps(model)
+    gates = {step.output: step for step in plan if isinstance(step.module, Gate)}
+    found = {f"{name}.{part}": np.zeros(len(models.gates(model)[name].bias)) for name in gates for part in GATE_PARTS}
+    with torch.no_grad():
+        for at in range(0, len(x), CHUNK):
+            values = dict(walk(plan, models.layout(torch.from_numpy(x[at : at + CHUNK]))))
+            for name, step in gates.items():
+                assert isinstance(step.module, Gate)
+                strength = step.module.strengths(values[step.inputs[0]]).double().numpy()
+                found[f"{name}.mean"] += strength.sum(axis=0) / len(x)
+                found[f"{name}.wins"] += (strength > 0).sum(axis=0) / len(x)
     return found
 
 

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,11 @@ from fedtiny_train.habits import Habit, Lesson, habits
 from fedtiny_train.masks import Mask
 from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.seeds import rng
-from fedtiny_train.wire import Message, Sparse
+from fedtiny_train.wire import Message, Sparse, WireError
 
 DEV_SHARE = 0.1
+OWN, UPLOADED = "own/", "uploaded loss"
+EVERYONE = -1  # in a request that may be meant for one client alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,10 @@ def unpack(message: Message) -> tuple[Arrays, dict[str, Mask]]:
 
 
 def batches(count: int, size: int, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
-    """Shuffle `count` samples into batches; a last batch of one joins the one before."""
+    """Shuffle `count` samples into batches; a last batch of one joins the one before, unless all are of one."""
     order = generator.permutation(count)
     cut = [order[i : i + size] for i in range(0, count, size)]
-    if len(cut) > 1 and len(cut[-1]) == 1:
+    if len(cut) > 1 and len(cut[-1]) == 1 < size:
         cut[-2:] = [np.concatenate(cut[-2:])]
     return cut
 
@@ -90,10 +92,11 @@ def fit(
 ) -> tuple[float, Lesson, list[Habit]]:
     """Train in place with SGD over a schedule of batches; masked weights are zero after every step.
 
-    With a single sample the batch norm keeps its statistics, which a batch of one cannot renew. Returns the
+    With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Returns the
     mean loss, the lesson with its masks as they are at the end, and the habits that `numbers` asked for.
     """
-    model.train(len(shard.y) > 1)
+    model.train(renews(model, shard))
+    models.set_masks(model, masks)
     weights = models.prunable(model)
     live = {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
     epochs = max(1, local.local_epochs)
@@ -128,29 +131,81 @@ def precision(local: LocalSpec) -> AbstractContextManager[object]:
     return torch.autocast("cpu", dtype=torch.bfloat16) if local.precision == "bf16" else nullcontext()
 
 
+def renews(model: nn.Module, shard: Shard) -> bool:
+    """Return whether training on a shard can renew the statistics of the network's batch norms."""
+    return len(shard.y) > 1 or not models.needs_two_samples(model)
+
+
+def seed_dropout(generator: np.random.Generator) -> None:
+    """Key torch's one generator, which only dropout draws from, by a generator that is keyed already."""
+    torch.manual_seed(int(generator.integers(2**63)))
+
+
 def train(request: Message, device: Device) -> Message:
-    """Train for a round; send the new state, and what the request's habits found."""
+    """Train for a round; send the new state, and what the request's habits found, in as many bits as were asked in.
+
+    Where the request allows to skip, a device whose loss is not below that of its last upload sends no weights.
+    """
     shard, local = device.shard, device.local
     state, masks = unpack(request)
     model = models.shared(local.model)
-    models.load(model, state)
+    models.load(model, state | own_part(device), masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
+    seed_dropout(generator)
     loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers)
+    numbers = {"samples": len(shard.y), "loss": loss}
+    may_skip = bool(request.numbers.get("may_skip"))
+    if may_skip and not loss < _last_upload(device):
+        return Message("skipped", numbers)
     after = models.read(model)
     live = {name: mask.numpy() for name, mask in lesson.masks.items()}
-    fixed = {"center.mean", "scale.inv_std"} | (running(model) if len(shard.y) < 2 else set())
-    tensors = {name: wire.masked(a, live.get(name)) for name, a in after.items() if name not in fixed}
+    fixed = {"center.mean", "scale.inv_std"} | (set() if renews(model, shard) else running(model))
+    tensors = {_kept_here(n): wire.masked(a, live.get(n)) for n, a in after.items() if n not in fixed}
     for habit in added:
         tensors |= habit.results()
-    return Message("update", {"samples": len(shard.y), "loss": loss}, tensors)
+    if may_skip:
+        tensors[OWN + UPLOADED] = np.array(loss)
+    return Message("update", numbers, tensors, request.bits)
+
+
+def _kept_here(name: str) -> str:
+    """Return the name of a tensor in an answer: what is the device's own becomes a note."""
+    return f"{OWN}{name}" if name.startswith(models.OWN) else name
+
+
+def own_part(device: Device) -> Arrays:
+    """Return what of the network never travels: as the device noted it, or as every device begins."""
+    if not device.local.model.personal:
+        return {}
+    begun = models.gate_state(models.shared(device.local.model), device.local.seed)
+    return begun if device.own is None else begun | read_notes(device.own, begun, device.shard.client)
+
+
+def read_notes(notes: Message, begun: Arrays, client: int) -> Arrays:
+    """Return what a device noted of its own part; notes may come from a file, and must be as what it began with."""
+    found = {name: notes.array(name) for name in begun if name in notes.tensors}
+    for name, array in found.items():
+        if array.shape != begun[name].shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise WireError(f"what client {client} noted as {name} is of no use; start a new run")
+    return found
+
+
+def _last_upload(device: Device) -> float:
+    """Return the loss that the device last uploaded with; before the first upload every loss is below it."""
+    if device.own is None or UPLOADED not in device.own.tensors:
+        return math.inf
+    noted = device.own.array(UPLOADED)
+    if noted.shape or not np.isfinite(noted):
+        raise WireError(f"what client {device.shard.client} noted of its last upload is no loss; start a new run")
+    return float(noted)
 
 
 def saliency(request: Message, device: Device) -> Message:
     """Send the dense gradient of every prunable weight over the development split: what SNIP scores with."""
     x, y = development(device.shard, device.local.seed)
     model = models.shared(device.local.model)
-    models.load(model, unpack(request)[0])
+    models.load(model, *unpack(request))
     return Message("saliency", {"samples": len(y)}, dict(dense_gradients(model, x, y)))
 
 
@@ -196,9 +251,11 @@ def adapt(request: Message, device: Device) -> Message:
     model = models.shared(local.model)
     tensors: dict[str, wire.Tensor] = {}
     for index in range(int(request.numbers["pool"]) if len(y) > 1 else 0):
-        models.load(model, unpack(candidate(request, index))[0])
+        models.load(model, *unpack(candidate(request, index)))
         model.train()
-        schedule = batches(len(y), local.batch, rng(local.seed, "adapt", shard.client))
+        generator = rng(local.seed, "adapt", shard.client)
+        schedule = batches(len(y), local.batch, generator)
+        seed_dropout(generator)
         with torch.no_grad():
             for _ in range(int(request.numbers["passes"])):
                 for batch in schedule:
@@ -216,7 +273,7 @@ def score(request: Message, device: Device) -> Message:
     model = models.shared(device.local.model)
     sums = np.zeros((3, int(kept.numbers["pool"])))
     for index in range(sums.shape[1]):
-        models.load(model, unpack(candidate(kept, index))[0])
+        models.load(model, *unpack(candidate(kept, index)))
         models.load(model, unpack(candidate(request, index))[0])
         model.eval()
         with torch.no_grad():
@@ -234,30 +291,39 @@ def describe(request: Message, device: Device) -> Message:
     return Message("described", {name: float(value) for name, value in numbers.items()})
 
 
+def gates(request: Message, device: Device) -> Message:
+    """Send how strong each gate is and how often each channel wins, if it is this client that is meant, or all."""
+    model = models.shared(device.local.model)
+    meant = int(request.numbers["client"]) in (EVERYONE, device.shard.client)
+    state, masks = unpack(request)
+    models.load(model, state | own_part(device), masks)
+    found = calibrate.gate_moments(model, device.shard.x) if meant else {}
+    return Message("gates", {"samples": len(device.shard.y)}, dict(found))
+
+
 def moments(request: Message, device: Device) -> Message:
     """Send mean and variance of what reaches each batch norm, all of them applied with the global statistics."""
-    model = models.shared(device.local.model)
-    models.load(model, unpack(request)[0])
+    model = models.shared(models.exported(device.local.model))
+    models.load(model, *unpack(request))
     return Message("moments", {"samples": len(device.shard.y)}, dict(calibrate.norm_moments(model, device.shard.x)))
 
 
 def ranges(request: Message, device: Device) -> Message:
     """Send the least and the greatest value of every tensor of the network."""
-    model = models.shared(device.local.model)
-    models.load(model, unpack(request)[0])
+    model = models.shared(models.exported(device.local.model))
+    models.load(model, *unpack(request))
     return Message("ranges", {}, {"ranges": calibrate.tensor_ranges(model, device.shard.x)})
 
 
 def histograms(request: Message, device: Device) -> Message:
     """Send a histogram of every tensor over the edges that the server set."""
     assert device.kept is not None
-    model = models.shared(device.local.model)
-    models.load(model, unpack(device.kept)[0])
+    model = models.shared(models.exported(device.local.model))
+    models.load(model, *unpack(device.kept))
     counts = calibrate.tensor_histograms(model, device.shard.x, request.array("ranges"))
     return Message("histograms", {}, {"counts": counts})
 
 
-OWN = "own/"
 Duty = Callable[[Message, Device], Message]
 DUTIES: Mapping[str, Duty] = {
     "train": train,
@@ -265,6 +331,7 @@ DUTIES: Mapping[str, Duty] = {
     "adapt": adapt,
     "score": score,
     "describe": describe,
+    "gates": gates,
     "moments": moments,
     "ranges": ranges,
     "histograms": histograms,
@@ -278,5 +345,5 @@ def answer(order: Order, shard: Shard, local: LocalSpec) -> Reply:
     found = DUTIES[message.kind](message, Device(shard, local, kept, own))
     sent = {name: t for name, t in found.tensors.items() if not name.startswith(OWN)}
     notes = {name.removeprefix(OWN): t for name, t in found.tensors.items() if name.startswith(OWN)}
-    body = wire.encode(Message(found.kind, found.numbers, sent))
+    body = wire.encode(replace(found, tensors=sent))
     return Reply(body, wire.encode(Message("own", {}, notes)) if notes else order.own)

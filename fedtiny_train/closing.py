@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import __version__, calibrate, models
 from fedtiny_train.server import Check, State, evaluate, need, need_shapes
 from fedtiny_train.session import Run, Traffic
 from fedtiny_train.trace import norm_behind
 from fedtiny_train.wire import Message
+
+MOST_COUNTED = 1 << 40  # values in a bin of one client; sums over clients stay far from 64 bits
 
 
 def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
@@ -35,7 +38,7 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
         need_shapes(message, shapes)
 
     for _ in range(run.config.train.recalibrate if shapes else 0):
-        answers = run.ask(traffic, state.message("moments"), check)
+        answers = run.gather(traffic, state.message("moments"), check)
         parts = [(m.numbers["samples"], {n: m.array(n) for n in shapes}) for _, m in sorted(answers.messages.items())]
         state = replace(state, tensors=state.tensors | calibrate.pool_moments(parts))
     return state
@@ -44,26 +47,40 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
 def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
     """Return the content of ranges.json: first the clients' ranges, then histograms between these."""
     names = calibrate.tensor_names(models.shared(run.setting.spec))
-
-    def check_of(kind: str, tensor: str, columns: int) -> Check:
-        def check(message: Message) -> None:
-            need(message, kind)
-            need_shapes(message, {tensor: (len(names), columns)})
-
-        return check
-
     request = state.message("ranges")
-    first = run.ask(traffic, request, check_of("ranges", "ranges", 2))
+    first = run.gather(traffic, request, _ranges_check(len(names)))
     edges = calibrate.pool_ranges([m.array("ranges") for _, m in sorted(first.messages.items())])
-    second = run.ask(
+    second = run.gather(
         traffic,
         Message("histograms", {}, {"ranges": edges}),
-        check_of("histograms", "counts", calibrate.BINS),
+        _counts_check(len(names)),
         sorted(first.messages),
         kept=request,
     )
     counts = sum(m.array("counts") for _, m in sorted(second.messages.items()))
     return calibrate.report(names, edges, np.asarray(counts))
+
+
+def _ranges_check(rows: int) -> Check:
+    def check(message: Message) -> None:
+        need(message, "ranges")
+        need_shapes(message, {"ranges": (rows, 2)})
+        low, high = message.array("ranges").T
+        if (low > high).any():
+            raise FedtinyError("a range begins above its end")
+
+    return check
+
+
+def _counts_check(rows: int) -> Check:
+    def check(message: Message) -> None:
+        need(message, "histograms")
+        need_shapes(message, {"counts": (rows, calibrate.BINS)})
+        counts = message.array("counts")
+        if counts.dtype.kind != "i" or (counts < 0).any() or (counts > MOST_COUNTED).any():
+            raise FedtinyError("its counts are not whole numbers from 0 on")
+
+    return check
 
 
 def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | None]:
@@ -86,11 +103,12 @@ def accuracy_per_client(run: Run, right: npt.NDArray[np.bool_]) -> list[float | 
 def folded_density(run: Run, state: State) -> float:
     """Return the share of non-zero weights once batch norms are folded in: a scale of 0 empties its filter."""
     norms = norm_behind(models.shared(run.setting.spec))
+    plain = models.baked(run.setting.spec, state.tensors, state.masks)
     kept = 0
     for name in state.masks:
-        weight = state.tensors[name]
+        weight = plain[name]
         if name in norms:
-            scale = state.tensors[f"{norms[name]}.weight"]
+            scale = plain[f"{norms[name]}.weight"]
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         kept += int(np.count_nonzero(weight))
     return kept / sum(mask.size for mask in state.masks.values())
@@ -109,11 +127,12 @@ def device_cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     """Return the content of summary.json; `traffic` is that of the closing."""
-    accuracy, loss, right = evaluate(run.setting.spec, state.tensors, run.federation.test)
+    accuracy, loss, right = evaluate(run.setting.spec, state, run.federation.test)
     layers: list[dict[str, Any]] = [
         {"name": name, "shape": list(mask.shape), "weights": mask.size, "kept": int(mask.sum())}
         for name, mask in state.masks.items()
     ]
+    plain = models.baked(run.setting.spec, state.tensors, state.masks)
     kept, weights = sum(layer["kept"] for layer in layers), sum(layer["weights"] for layer in layers)
     return {
         "schema": 1,
@@ -121,21 +140,24 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "method": run.config.train.method,
         "data": run.data_name,
         "model": run.setting.spec.name,
+        "width": run.setting.spec.width,
         "seed": run.config.run.seed,
         "accuracy": accuracy,
         "loss": loss,
         "accuracy_before_recalibration": lines[-1]["accuracy"],
+        "accuracy_before_freezing": lines[-1]["accuracy"] if "frozen" in state.memory else None,
         "accuracy_per_client": accuracy_per_client(run, right),
         "density": kept / weights,
         "density_folded": folded_density(run, state),
         "weights": weights,
-        "nonzero": sum(int(np.count_nonzero(state.tensors[name])) for name in state.masks),
+        "nonzero": sum(int(np.count_nonzero(plain[name])) for name in state.masks),
         "cost": {
             **device_cost(lines),
             "bytes_up": sum(line["bytes_up"] for line in lines) + traffic.up,
             "bytes_down": sum(line["bytes_down"] for line in lines) + traffic.down,
         },
         "rounds": run.config.train.rounds,
+        "rounds_missed": sum(not line["counted"] for line in lines),
         "clients": len(run.everyone),
         "test_samples": len(run.federation.test.y),
         "public_samples": len(run.federation.public.y),
@@ -144,6 +166,8 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         "class_names": list(run.class_names),
         "normalisation": state.memory["normalisation"],
         "selection": state.memory.get("selection"),
+        "frozen": state.memory.get("frozen"),
         "layers": layers,
         "refused": sum(len(line["refused"]) for line in lines) + len(traffic.refused),
+        "refused_closing": [{"id": r.client, "reason": r.reason, "request": r.request} for r in traffic.refused],
     }

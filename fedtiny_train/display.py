@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+TROUBLE_LINES = 4
+
 
 def size(count: float) -> str:
     """Return a number of bytes in the unit that suits it."""
@@ -37,7 +39,10 @@ def memory_parts(memory: Mapping[str, int]) -> str:
 
 @contextmanager
 def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Show a bar over the rounds; yield what is to be called with each round's line."""
+    """Show a bar over the rounds; yield what is to be called with each round's line.
+
+    The first refusals are told one by one; with many clients that fail, a count has to do.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("[bold]round"),
@@ -49,20 +54,37 @@ def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     # The bar appears with the first line, so that an error before it stays one line.
     progress = Progress(*columns, console=console)
     task = progress.add_task("", total=rounds, note="")
+    told = untold = done = 0
 
     def advance(line: Mapping[str, Any]) -> None:
+        nonlocal told, untold, done
         progress.start()
+        done += bool(line["counted"] and line["round"])
+        notes = trouble(line)
+        for text in notes[: TROUBLE_LINES - told]:
+            console.print(text, markup=False, highlight=False)
+        shown = min(len(notes), TROUBLE_LINES - told)
+        told, untold = told + shown, untold + len(notes) - shown
         note = f"accuracy {line['accuracy']:6.2%}  loss {line['loss']:.3f}"
-        progress.update(task, completed=line["round"], note=note)
-        for refusal in line["refused"]:
-            text = f"round {line['round']}: client {refusal['id']} refused: {refusal['reason']}"
-            console.print(text, markup=False)
+        progress.update(task, completed=done, note=note + (f"  {untold} more refused" if untold else ""))
 
     try:
         yield advance
     finally:
         if progress.live.is_started:
             progress.stop()
+        if untold:
+            console.print(f"{untold} more refused or missed; metrics.jsonl and report.html name them all")
+
+
+def trouble(line: Mapping[str, Any]) -> list[str]:
+    """Return what went wrong in a round: a text for each refused client, and one if there was no quorum."""
+    number = line["round"]
+    texts = [f"round {number}: client {r['id']} refused: {r['reason']}" for r in line["refused"]]
+    if not line["counted"]:
+        good, invited = len(line["clients"]), len(line["invited"])
+        texts.append(f"round {number}: no quorum, {good} of {invited} clients answered well; it changed nothing")
+    return texts
 
 
 def table(summary: Mapping[str, Any], folder: Path) -> None:
@@ -71,6 +93,7 @@ def table(summary: Mapping[str, Any], folder: Path) -> None:
     rows = [
         ("accuracy", f"{summary['accuracy']:.2%} on {summary['test_samples']} test samples"),
         ("by client", f"{min(spread):.2%} to {max(spread):.2%}" if spread else "unknown"),
+        ("trouble", f"{summary['refused']} answers refused, {summary['rounds_missed']} rounds without a quorum"),
         ("density", f"{summary['density']:.4f} ({summary['nonzero']:,} of {summary['weights']:,} weights)"),
         ("traffic", f"{size(cost['bytes_up'])} up, {size(cost['bytes_down'])} down, all clients and rounds"),
         ("device memory", f"{size(cost['memory_max'])} at most: {memory_parts(cost['memory'])}"),
@@ -78,7 +101,8 @@ def table(summary: Mapping[str, Any], folder: Path) -> None:
     ]
     shown = Table(title=f"{summary['method']} on {summary['data']}", show_header=False, title_justify="left")
     for row in rows:
-        shown.add_row(*row)
+        if row[0] != "trouble" or summary["refused"]:
+            shown.add_row(*row)
     console = Console()
     console.print(shown)
     console.print(f"run folder: {folder}\nlook at it: {folder / 'report.html'}", soft_wrap=True, highlight=False)

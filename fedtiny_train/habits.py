@@ -71,7 +71,7 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
     """Send the K largest gradients of each layer's pruned positions.
 
     They are those of the last batch; with `squares` the mean of their squares over all batches, as PruneFL has
-    it. With `scale_by_norm` a gradient is weighed by its filter's batch-norm deviation.
+    it. With `scale_by_norm` a gradient is weighed by its filter's batch-norm deviation (before it is squared).
     """
     wanted = lesson.asked("top")
     if not wanted:
@@ -91,7 +91,8 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
         for name, count in wanted.items():
             gradient = kept[name]
             if name in scales:
-                gradient = gradient * scales[name].reshape(-1, *[1] * (gradient.ndim - 1))
+                scale = scales[name].reshape(-1, *[1] * (gradient.ndim - 1))
+                gradient = gradient * (scale**2 if squares else scale)
             indices, values = top_gradients(gradient, lesson.masks[name].numpy(), count)
             found[f"top/{name}"] = Sparse(gradient.shape, indices, values)
         return found
@@ -166,11 +167,27 @@ def local_swap(lesson: Lesson) -> Habit | None:
             lesson.weights[name].mul_(lesson.masks[name])
             pruned = np.flatnonzero(~mask)
             mask[pruned[np.argsort(-seen[name].reshape(-1)[pruned], kind="stable")[:count]]] = True
+        if step == moment:
+            models.set_masks(lesson.model, {name: mask.numpy() for name, mask in lesson.masks.items()})
 
     return Habit(after_backward=after_backward, after_step=after_step)
 
 
-HABITS: tuple[Callable[[Lesson], Habit | None], ...] = (top_gradients_of, extrusion, local_swap)
+def thinning(lesson: Lesson) -> Habit | None:
+    """FedDP's: after every local epoch, weights of convolutions up to the `threshold` become zero; they may regrow."""
+    threshold = lesson.numbers.get("threshold", 0.0)
+    if not threshold:
+        return None
+
+    def after_step(step: int) -> None:
+        for weight in lesson.weights.values() if (step + 1) % lesson.steps_per_epoch == 0 else ():
+            if weight.dim() == 4:
+                weight.mul_(weight.abs() > threshold)
+
+    return Habit(after_step=after_step)
+
+
+HABITS: tuple[Callable[[Lesson], Habit | None], ...] = (top_gradients_of, extrusion, local_swap, thinning)
 
 
 def habits(lesson: Lesson) -> list[Habit]:

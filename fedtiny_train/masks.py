@@ -50,6 +50,12 @@ def allocate(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[
     return counts
 
 
+def uniform_counts(sizes: Sequence[int], total: int) -> list[int]:
+    """Split `total` kept weights so that every layer has the same density."""
+    density = total / sum(sizes)
+    return allocate([density * size for size in sizes], sizes, total)
+
+
 def erk_counts(shapes: Sequence[tuple[int, ...]], total: int) -> list[int]:
     """Split `total` kept weights by Erdos-Renyi-kernel: a layer's share is as the sum of its dimensions.
 

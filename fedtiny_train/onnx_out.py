@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from fedtiny_train import __version__, models
+from fedtiny_train.masks import Mask
 from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.models.layers import Add, Center, Scale, pads
 from fedtiny_train.trace import INPUT, OUTPUT, steps
@@ -35,8 +36,12 @@ class Operator:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def to_onnx(spec: ModelSpec, state: Arrays) -> bytes:
-    """Return the bytes of the model file: input (N, ...) float32, output `logits` (N, classes)."""
+def to_onnx(spec: ModelSpec, state: Arrays, masks: Mapping[str, Mask] | None = None) -> bytes:
+    """Return the bytes of the model file: input (N, ...) float32, output `logits` (N, classes).
+
+    Masks are needed where the network normalises its weights; the file has the plain ones.
+    """
+    state = models.baked(spec, state, masks or {})
     plan = steps(models.shared(spec))
     nodes, constants = [], {}
     for step in plan:
@@ -131,4 +136,5 @@ _RULES: dict[type[nn.Module], Callable[[Any], Operator]] = {
     nn.AvgPool2d: _average_pool,
     nn.MaxPool2d: _max_pool,
     nn.Flatten: _plain("Flatten", axis=1),
+    nn.Dropout: _plain("Identity"),
 }

@@ -1,20 +1,23 @@
 """The run folder: what a run leaves behind, written so that a stop at any moment leaves no half-written file.
 
 `config.toml` comes first and `summary.json` last: a folder without a summary is unfinished and can be resumed.
-Nothing is pickled. Clock times go to `timing.json` and nowhere else.
+Nothing is pickled. Clock times go to `timing.json` and nowhere else. A resume point holds the checksums of its
+own files: a value that a failing disk has changed cannot be seen otherwise.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 import math
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,9 @@ from fedtiny_train.config import Config, Scalar, to_toml
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.server import State
 
+LOG = logging.getLogger(__name__)
 SCHEMA = 1
+MODEL, PROGRESS, METRICS, CHECKSUMS = "model.safetensors", "progress.json", "metrics.jsonl", "SHA256SUMS"
 MASK, KEPT, OWN = "mask/", "kept/", "own/"
 SAMPLES = 100
 Line = dict[str, Any]
@@ -79,7 +84,7 @@ def check_unfinished(folder: Path) -> None:
         raise FedtinyError(f"{folder} is finished already; start another run with: fedtiny-train {folder}/config.toml")
 
 
-def save_state(folder: Path, number: int, state: State, origin: Origin) -> None:
+def save_state(folder: Path, number: int, state: State, origin: Origin, lines: Sequence[Line]) -> None:
     """Write the resume point of a round, whole or not at all; keep the one before and drop the older ones."""
     tensors: dict[str, npt.NDArray[Any]] = {name: np.asarray(a, order="C") for name, a in state.tensors.items()}
     tensors |= {MASK + name: np.asarray(mask, order="C") for name, mask in state.masks.items()}
@@ -95,10 +100,22 @@ def save_state(folder: Path, number: int, state: State, origin: Origin) -> None:
         "memory": state.memory,
     }
     with atomic_folder(folder / "state" / _state_name(number)) as draft:
-        save_file(dict(sorted(tensors.items())), draft / "model.safetensors")
-        write_atomically(draft / "progress.json", to_json(progress))
+        save_file(dict(sorted(tensors.items())), draft / MODEL)
+        write_atomically(draft / PROGRESS, to_json(progress))
+        write_atomically(draft / METRICS, _to_lines(lines))
+        write_atomically(draft / CHECKSUMS, checksums(draft))
+    _drop_old(folder)
+
+
+def _drop_old(folder: Path) -> None:
     for old in _states(folder)[2:]:
         shutil.rmtree(old)
+
+
+def checksums(point: Path) -> str:
+    """Return the content of a resume point's SHA256SUMS, as `sha256sum` writes it."""
+    digests = {name: hashlib.sha256((point / name).read_bytes()).hexdigest() for name in (MODEL, PROGRESS, METRICS)}
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
 
 
 def _state_name(number: int) -> str:
@@ -116,27 +133,38 @@ def has_trained(folder: Path) -> bool:
     return any(path.name != _state_name(0) for path in _states(folder))
 
 
-def load_state(folder: Path, origin: Origin) -> tuple[int, State] | None:
-    """Return the newest resume point that can be read, or None before the first one.
+def load_state(folder: Path, origin: Origin) -> tuple[int, State, list[Line]] | None:
+    """Return the newest resume point that is whole and the lines up to it, or None before the first one.
 
-    The data and the options must be what they were when the run began.
+    The data and the options must be what they were when the run began. What a killed process left half-written
+    is removed.
     """
-    for draft in (folder / "state").glob(".round-*"):
-        shutil.rmtree(draft)
     torn: dict[Path, FedtinyError] = {}
     for path in _states(folder):
         try:
             number, state, began = _read_state(path)
+            lines = read_metrics(path, number)
         except FedtinyError as error:
             torn[path] = error
             continue
         _check_origin(folder, began, origin)
-        for other in torn:
+        for other, reason in torn.items():
+            LOG.warning("warning: %s; going on from round %d", reason, number)
             shutil.rmtree(other)
-        return number, state
+        _clear(folder)
+        return number, state, lines
     if torn:
         raise FedtinyError(f"no resume point can be read; start a new run ({next(iter(torn.values()))})")
+    _clear(folder)
     return None
+
+
+def _clear(folder: Path) -> None:
+    for draft in (folder / "state").glob(".round-*"):
+        shutil.rmtree(draft)
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    _drop_old(folder)
 
 
 def _check_origin(folder: Path, began: Origin, now: Origin) -> None:
@@ -152,11 +180,17 @@ def _check_origin(folder: Path, began: Origin, now: Origin) -> None:
 
 def _read_state(path: Path) -> tuple[int, State, Origin]:
     """Return what a resume point holds; raise FedtinyError if it is not what `save_state` writes."""
-    progress = read_json_object(path / "progress.json")
+
+    def read_sums() -> None:
+        if read_text(path / CHECKSUMS) != checksums(path):
+            raise ValueError("its files are not those that were written")
+
+    guarded(path, "an undamaged resume point", read_sums)
+    progress = read_json_object(path / PROGRESS)
 
     def read() -> tuple[int, State, Origin]:
         try:
-            tensors = load_file(path / "model.safetensors")
+            tensors = load_file(path / MODEL)
         except SafetensorError as error:
             raise ValueError(str(error)) from None
         number, order, options, memory = (progress[key] for key in ("round", "order", "options", "memory"))
@@ -190,6 +224,8 @@ def _check_memory(memory: Any) -> None:
         raise TypeError("its memory has no normalisation")
     if not _are_numbers([norm.get(key) for key in ("mean", "std", "min", "max")]):
         raise ValueError("its normalisation is not finite")
+    if type(memory.get("gate_client", 0)) is not int:
+        raise ValueError("its gate_client is no number of a client")
     if (verdict := memory.get("selection")) is not None:
         lists = [verdict[key] for key in ("losses", "standard_errors", "accuracies")]
         if not all(map(_are_numbers, lists)) or len(set(map(len, lists))) != 1:
@@ -198,38 +234,47 @@ def _check_memory(memory: Any) -> None:
             raise ValueError("it chose a candidate that it does not have")
 
 
-def read_metrics(folder: Path, number: int) -> list[Line]:
-    """Return the lines up to a round; those of rounds that a stopped run will do again are dropped."""
-    path = folder / "metrics.jsonl"
+def read_metrics(point: Path, number: int) -> list[Line]:
+    """Return the lines that a resume point holds: one for each round up to its own."""
+    path = point / METRICS
 
     def read() -> list[Line]:
-        lines = [json.loads(line) for line in read_text(path).splitlines()]
-        kept: list[Line] = [line for line in lines if line["round"] <= number]
-        for index, line in enumerate(kept):
+        lines: list[Line] = [json.loads(line) for line in read_text(path).splitlines()]
+        for index, line in enumerate(lines):
             _check_line(line, index)
-        return kept
+        if len(lines) != number + 1:
+            raise ValueError(f"it has {len(lines)} lines, not {number + 1}")
+        return lines
 
-    kept = guarded(path, "the metrics of a run", read)
-    if len(kept) != number + 1:
-        raise FedtinyError(f"{path} lacks rounds before round {number}; start a new run")
-    return kept
+    return guarded(path, "the metrics of a run", read)
 
 
 def _check_line(line: Line, number: int) -> None:
     if line["round"] != number:
         raise ValueError(f"line {number + 1} is of round {line['round']!r:.80}")
-    if not _are_numbers([line[key] for key in LINE_NUMBERS]) or not isinstance(line["clients"], list):
+    spread = [line[f"accuracy_{which}"] for which in ("worst", "median", "best")]
+    known = [value for value in spread if value is not None]
+    if not _are_numbers([line[key] for key in LINE_NUMBERS] + known) or len(known) not in (0, len(spread)):
         raise ValueError(f"round {number} lacks a number")
     if set(line["memory"]) != set(MEMORY) or not _are_numbers([line["memory"][key] for key in MEMORY]):
         raise ValueError(f"round {number} does not say what its memory is for")
-    if not isinstance(line["refused"], list) or not all({"id", "reason"} <= set(one) for one in line["refused"]):
+    if type(line["counted"]) is not bool or not _are_ids([line["invited"], [c["id"] for c in line["clients"]]]):
+        raise ValueError(f"round {number} does not say who took part")
+    if not all(_are_ids([[one["id"]]]) and isinstance(one["reason"], str) for one in line["refused"]):
         raise ValueError(f"round {number} does not say who was refused")
 
 
-def write_metrics(folder: Path, lines: list[Line]) -> None:
+def _are_ids(lists: Sequence[Any]) -> bool:
+    return all(isinstance(ids, list) and all(type(k) is int and k >= 0 for k in ids) for ids in lists)
+
+
+def _to_lines(lines: Sequence[Line]) -> str:
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+
+def write_metrics(folder: Path, lines: Sequence[Line]) -> None:
     """Write metrics.jsonl, one line a round."""
-    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-    write_atomically(folder / "metrics.jsonl", text)
+    write_atomically(folder / METRICS, _to_lines(lines))
 
 
 def write_samples(folder: Path, dataset: Dataset) -> None:

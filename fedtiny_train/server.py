@@ -6,6 +6,7 @@ of `methods`; when what happens is the business of `rounds`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,14 +19,14 @@ from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import models, wire
 from fedtiny_train.data import Shard
-from fedtiny_train.engine import Engine, Order
+from fedtiny_train.engine import Engine, Order, Reply
 from fedtiny_train.masks import Array, Mask
 from fedtiny_train.models import Arrays, ModelSpec
 from fedtiny_train.wire import Message, Sparse
 
 
 class DivergedError(FedtinyError):
-    """Training left the finite numbers; to do it again would end the same."""
+    """Training left the finite numbers, or nearly; to do it again would end the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class State:
         return replace(self, tensors=self.tensors | pruned, masks=masks)
 
     def message(self, kind: str, numbers: Mapping[str, float] | None = None) -> Message:
-        """Return the model as it travels: sparse where its masks are."""
-        tensors = {name: wire.masked(a, self.masks.get(name)) for name, a in self.tensors.items()}
+        """Return the model as it travels: sparse where its masks are, without what stays with the devices."""
+        travels = {name: a for name, a in self.tensors.items() if not name.startswith(models.OWN)}
+        tensors = {name: wire.masked(a, self.masks.get(name)) for name, a in travels.items()}
         return Message(kind, numbers or {}, tensors)
 
 
@@ -58,20 +60,44 @@ class Refusal:
 
     client: int
     reason: str
+    request: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What came back from one wave of requests, and what it cost."""
+    """What came back from one wave of requests, and what it cost; `diverged` counts the values out of range."""
 
     messages: dict[int, Message]
     refused: tuple[Refusal, ...]
     bytes_up: int
     bytes_down: int
     own: dict[int, bytes]
+    invited: tuple[int, ...] = ()
+    diverged: int = 0
+
+    def lack(self, quorum: float) -> FedtinyError | None:
+        """Return what to say if fewer answered well than the quorum asks for."""
+        if (good := len(self.messages)) >= (needed := quorum_of(len(self.invited), quorum)):
+            return None
+        first = self.refused[0]
+        remedy = (
+            "use a lower --lr, or a higher --max-value"
+            if self.diverged
+            else "use a lower --quorum or a higher --participation"
+        )
+        kind = DivergedError if self.diverged == len(self.refused) else FedtinyError
+        return kind(
+            f"{good} of {len(self.invited)} clients answered well and {needed} must (quorum {quorum:g}); "
+            f"client {first.client}: {first.reason}; {remedy}"
+        )
 
 
 Check = Callable[[Message], None]
+
+
+def quorum_of(invited: int, quorum: float) -> int:
+    """Return how many of the invited must answer well: their share rounded up, and one at least."""
+    return max(1, math.ceil(quorum * invited - 1e-9))
 
 
 def ask(
@@ -81,39 +107,45 @@ def ask(
     check: Check,
     kept: Message | None = None,
     own: Mapping[int, bytes] | None = None,
+    turn: tuple[int, int] = (0, 0),
+    limit: float = math.inf,
 ) -> Answers:
-    """Send one request to each client; refuse the answers that do not pass `check`.
+    """Send one request to each client; refuse the answers that do not pass `check` or hold values over `limit`.
 
     `kept` is an earlier request that the clients still hold, `own` what each noted for itself: neither is sent.
     """
     body, before, notes = wire.encode(request), wire.encode(kept) if kept else b"", own or {}
-    replies = engine.run([Order(client, body, before, notes.get(client, b"")) for client in clients])
+    replies = engine.run([Order(client, body, before, notes.get(client, b""), turn) for client in clients])
     good: dict[int, Message] = {}
     refused, diverged = [], 0
     for client, reply in zip(clients, replies, strict=True):
         try:
-            message = wire.decode(reply.body)
-            check(message)
-            good[client] = message
+            good[client] = _read(reply, check, limit)
         except FedtinyError as error:
-            refused.append(Refusal(client, str(error)))
+            refused.append(Refusal(client, str(error), request.kind))
             diverged += isinstance(error, DivergedError)
-    if not good:
-        kind = DivergedError if diverged == len(refused) else FedtinyError
-        raise kind(
-            f"no client sent a usable answer to {request.kind!r}; client {refused[0].client}: {refused[0].reason} "
-            "(if training diverged, use a lower --lr)"
-        )
     bytes_up = sum(len(reply.body) for reply in replies)
     noted = {k: reply.own for k, reply in zip(clients, replies, strict=True) if k in good and reply.own}
-    return Answers(good, tuple(refused), bytes_up, len(body) * len(clients), noted)
+    return Answers(good, tuple(refused), bytes_up, len(body) * len(clients), noted, tuple(clients), diverged)
+
+
+def _read(reply: Reply, check: Check, limit: float) -> Message:
+    """Return the message of a reply, or raise FedtinyError with the reason why it is of no use."""
+    if not reply.body:
+        raise FedtinyError("no answer")
+    if reply.delay > 1:
+        raise FedtinyError(f"too late: after {reply.delay:.1f} deadlines")
+    message = wire.decode(reply.body)
+    refuse_huge(message, limit)
+    check(message)
+    return message
 
 
 def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
-    """Refuse a message of another kind, without the numbers it needs, or with anything that is not finite."""
+    """Refuse a message of another kind, without the numbers it needs, or with anything that cannot be."""
     if message.kind != kind:
         raise FedtinyError(f"it is a {message.kind!r}, not a {kind!r}")
-    for name in numbers:
+    for name in (*numbers, *message.numbers):
         if not np.isfinite(message.numbers.get(name, np.nan)):
             raise DivergedError(f"{name} is missing or not finite")
     if message.numbers.get("samples", 1) < 1:
@@ -122,6 +154,29 @@ def need(message: Message, kind: str, numbers: Sequence[str] = ()) -> None:
         values = tensor.values if isinstance(tensor, Sparse) else tensor
         if not np.isfinite(values).all():
             raise DivergedError(f"{name} holds values that are not finite")
+        if name.endswith(("running_var", ".var")) and (values < 0).any():
+            raise FedtinyError(f"{name} holds a variance below 0")
+
+
+# What is a sum over samples (or a count) may be as large as its kind: how often the limit is a factor of its bound.
+SUMS = {"count": 2, "sum": 2, "squares": 3, "loss_squared": 2}
+
+
+def refuse_huge(message: Message, limit: float) -> None:
+    """Refuse a message with a value that no sound training gives: beyond `limit`, a sum beyond that of samples."""
+    samples = message.numbers.get("samples", 1) if message.kind == "scored" else 1
+    for name, number in message.numbers.items():
+        _refuse_over(name, abs(number), limit ** SUMS.get(name, 1) if message.kind == "described" else limit)
+    for name, tensor in message.tensors.items():
+        values = tensor.values if isinstance(tensor, Sparse) else tensor
+        if values.dtype.kind == "f" and values.size:
+            power = SUMS.get(name, 1) if message.kind == "scored" else 1
+            _refuse_over(name, float(np.abs(values).max()), samples * limit**power)
+
+
+def _refuse_over(name: str, value: float, limit: float) -> None:
+    if value > limit:
+        raise DivergedError(f"{name} holds a huge value, {value:.3g}, over {limit:.3g} (--max-value)")
 
 
 def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optional: Sequence[str] = ()) -> None:
@@ -136,18 +191,23 @@ def need_shapes(message: Message, shapes: Mapping[str, tuple[int, ...]], optiona
             raise FedtinyError(f"{name} is missing")
 
 
-def update_check(state: State, top: Mapping[str, int], own_masks: bool = False) -> Check:
+def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, may_skip: bool = False) -> Check:
     """Return the check of a round's update: finite, of the right shapes, live only where the mask is.
 
-    With `own_masks` a client may have moved its live weights, but has as many of them in each layer.
+    With `own_masks` a client may have moved its live weights, but has as many of them in each layer. With
+    `may_skip` it may say instead that it sends none.
     """
     fixed = ("center.mean", "scale.inv_std")
-    shapes = {name: a.shape for name, a in state.tensors.items() if name not in fixed}
+    shapes = {n: a.shape for n, a in state.tensors.items() if n not in fixed and not n.startswith(models.OWN)}
     statistics = [name for name in shapes if "running_" in name]
     wanted = {f"top/{name}": count for name, count in top.items()}
     shapes |= {name: state.tensors[name.removeprefix("top/")].shape for name in wanted}
 
     def check(message: Message) -> None:
+        if may_skip and message.kind == "skipped":
+            need(message, "skipped", ("samples", "loss"))
+            need_shapes(message, {})
+            return
         need(message, "update", ("samples", "loss"))
         need_shapes(message, shapes, statistics)
         for name, mask in state.masks.items():
@@ -179,6 +239,19 @@ def average(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
     return result
 
 
+def described_check(message: Message) -> None:
+    """Refuse a description of inputs that no inputs can have."""
+    need(message, "described", ("count", "sum", "squares", "min", "max"))
+    need_shapes(message, {})
+    count, total, squares, low, high = (message.numbers[n] for n in ("count", "sum", "squares", "min", "max"))
+    if count < 1 or low > high:
+        raise FedtinyError(f"it describes {count:g} values between {low:g} and {high:g}")
+    mean, most = total / count, max(low**2, high**2)
+    room = 1e-6 * max(most, 1e-30)  # sums of doubles are this good, whatever the order of their terms
+    if not (low - room**0.5 <= mean <= high + room**0.5 and mean**2 - room <= squares / count <= most + room):
+        raise FedtinyError(f"its mean {mean:g} or its mean square {squares / count:g} cannot be")
+
+
 def combine_top(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
     """Average the clients' top-K gradients, weighted by their samples; what a client left out counts as 0."""
     whole = sum(m.numbers["samples"] for m in messages.values())
@@ -206,19 +279,19 @@ def normalisation(messages: Mapping[int, Message]) -> dict[str, float]:
     return {"mean": snapped, "std": deviation or 1.0, "min": low, "max": high}
 
 
-def logits(spec: ModelSpec, tensors: Arrays, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def logits(spec: ModelSpec, state: State, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the outputs of a state for a set of samples."""
     model = models.shared(spec)
-    models.load(model, tensors)
+    models.load(model, state.tensors, state.masks)
     model.eval()
     with torch.no_grad():
         parts = [model(models.layout(torch.from_numpy(x[at : at + 512]))).numpy() for at in range(0, len(x), 512)]
     return np.concatenate(parts)
 
 
-def evaluate(spec: ModelSpec, tensors: Arrays, test: Shard) -> tuple[float, float, npt.NDArray[np.bool_]]:
+def evaluate(spec: ModelSpec, state: State, test: Shard) -> tuple[float, float, npt.NDArray[np.bool_]]:
     """Return accuracy, mean loss and which samples are right, on the server's test set."""
-    output = logits(spec, tensors, test.x)
+    output = logits(spec, state, test.x)
     loss = float(F.cross_entropy(torch.from_numpy(output).double(), torch.from_numpy(test.y)))
     right = output.argmax(1) == test.y
     return float(right.mean()), loss, right

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedtiny_train import models, trace
 from fedtiny_train.activations import held
 from fedtiny_train.client import LocalSpec
-from fedtiny_train.config import Config
+from fedtiny_train.config import Config, fault_rates
 from fedtiny_train.cost import Network
 from fedtiny_train.data import Federation, deal
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.engine import Engine
+from fedtiny_train.engine.faulty import Faulty
 from fedtiny_train.engine.local import start
 from fedtiny_train.methods import Setting, setting
 from fedtiny_train.server import Answers, Check, Refusal, ask
@@ -22,14 +23,17 @@ from fedtiny_train.wire import Message
 
 @dataclass(slots=True)
 class Traffic:
-    """The bytes of everything asked since it was last read, and who was refused."""
+    """The bytes of everything asked in one round, in how many waves, and who was refused."""
 
+    number: int
+    waves: int = 0
     up: int = 0
     down: int = 0
     refused: list[Refusal] = field(default_factory=list)
 
     def add(self, answers: Answers) -> Answers:
-        """Count one wave of requests and answers."""
+        """Count one wave of requests and answers; refused ones cost what they cost."""
+        self.waves += 1
         self.up += answers.bytes_up
         self.down += answers.bytes_down
         self.refused += answers.refused
@@ -62,9 +66,32 @@ class Run:
         kept: Message | None = None,
         own: Mapping[int, bytes] | None = None,
     ) -> Answers:
-        """Ask clients (all of them unless named) and count what it costs."""
+        """Ask clients (all of them unless named) once and count what it costs."""
         invited = self.everyone if clients is None else clients
-        return traffic.add(ask(self.engine, invited, request, check, kept, own))
+        turn, limit = (traffic.number, traffic.waves), self.config.server.max_value
+        return traffic.add(ask(self.engine, invited, request, check, kept, own, turn, limit))
+
+    def gather(
+        self,
+        traffic: Traffic,
+        request: Message,
+        check: Check,
+        clients: Sequence[int] | None = None,
+        kept: Message | None = None,
+        own: Mapping[int, bytes] | None = None,
+    ) -> Answers:
+        """Ask outside the rounds: below a quorum, those that did not answer well are asked again, but not for ever."""
+        options = self.config.server
+        found = self.ask(traffic, request, check, clients, kept, own)
+        for _ in range(options.patience - 1):
+            if found.lack(options.quorum) is None:
+                break
+            missing = [k for k in found.invited if k not in found.messages]
+            again = self.ask(traffic, request, check, missing, kept, own)
+            found = replace(again, messages={**found.messages, **again.messages}, invited=found.invited)
+        if error := found.lack(options.quorum):
+            raise type(error)(f"{request.kind}, asked {options.patience} times: {error}")
+        return found
 
 
 def network_of(spec: models.ModelSpec) -> Network:
@@ -76,8 +103,9 @@ def network_of(spec: models.ModelSpec) -> Network:
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
-    spec = models.choose(config.model.model, dataset.shape, len(dataset.class_names), config.model.width)
+    spec = models.choose(config.model, dataset.shape, len(dataset.class_names))
     facts = setting(config, spec)
+    spec = facts.spec  # a method may train another width than the one asked for
     federation = deal(dataset, config.data, config.run.seed)
     options = config.train
     local = LocalSpec(
@@ -89,7 +117,9 @@ def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
         options.weight_decay,
         config.run.precision,
     )
-    engine = start(federation.shards, local, config.run.workers)
+    engine: Engine = start(federation.shards, local, config.run.workers)
+    if rates := fault_rates(config.server.simulate_faults):
+        engine = Faulty(engine, rates, config.run.seed)
     try:
         yield Run(
             config,

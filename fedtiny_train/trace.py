@@ -14,23 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from fedtiny_train.models.layers import Add, Center, Scale
+from fedtiny_train.models.graph import traced
+from fedtiny_train.models.layers import Gate
 
-LEAVES: tuple[type[nn.Module], ...] = (
-    Center,
-    Scale,
-    Add,
-    nn.Conv2d,
-    nn.Linear,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool2d,
-    nn.MaxPool2d,
-    nn.Flatten,
-)
 INPUT, OUTPUT = "input", "logits"
 
 
@@ -44,16 +30,11 @@ class Step:
     output: str
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES)
-
-
 def steps(model: nn.Module) -> list[Step]:
     """Trace a network into its steps, in the order of computation."""
     names: dict[fx.Node, str] = {}
     found: list[Step] = []
-    for node in _Tracer().trace(model).nodes:
+    for node in traced(model).nodes:
         if node.op == "placeholder":
             names[node] = INPUT
         elif node.op == "call_module":
@@ -78,19 +59,46 @@ def walk(plan: list[Step], x: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Return the multiply-accumulates that one sample costs in each prunable weight, all weights live."""
+    """Return the multiply-accumulates that one sample costs in each prunable weight, all weights live.
+
+    Behind gates only channels that won are computed with, and only those that win are computed.
+    """
     model.eval()
     plan = steps(model)
     with torch.no_grad():
         sizes = {name: tuple(value.shape[1:]) for name, value in walk(plan, torch.zeros(1, *shape))}
+    share = _channel_shares(plan)
+    weighing = {step.inputs[1]: step for step in plan if isinstance(step.module, Gate)}
+    behind = {step.inputs[0]: weighing[step.output] for step in plan if step.output in weighing}
     found = {}
     for step in plan:
         if isinstance(step.module, nn.Conv2d):
-            places = math.prod(sizes[step.output][1:])
-            found[f"{step.path}.weight"] = places * step.module.weight.numel()
+            whole = math.prod(sizes[step.output][1:]) * step.module.weight.numel()
+            given, gate = share[step.inputs[0]], behind.get(step.output)
+            made = share[gate.output] if gate else 1.0
+            executed = whole * (given * made if step.module.groups == 1 else min(given, made))
+            found[f"{step.path}.weight"] = round(executed) + (_gate_macs(gate.module) if gate else 0)
         elif isinstance(step.module, nn.Linear):
-            found[f"{step.path}.weight"] = step.module.weight.numel()
+            found[f"{step.path}.weight"] = round(step.module.weight.numel() * share[step.inputs[0]])
     return found
+
+
+def _gate_macs(gate: nn.Module) -> int:
+    assert isinstance(gate, Gate)
+    return gate.weight.numel()
+
+
+def _channel_shares(plan: list[Step]) -> dict[str, float]:
+    """Return the share of each tensor's channels that is not zero in a sample; at most so many behind an addition."""
+    share = {INPUT: 1.0}
+    for step in plan:
+        if isinstance(step.module, Gate):
+            share[step.output] = step.module.keep / len(step.module.bias)
+        elif isinstance(step.module, nn.Conv2d | nn.Linear):
+            share[step.output] = 1.0
+        else:
+            share[step.output] = min(1.0, sum(share[name] for name in step.inputs))
+    return share
 
 
 def norm_behind(model: nn.Module) -> dict[str, str]:

@@ -2,21 +2,24 @@
 
 A message has a kind, some numbers by name and some tensors by name. A tensor is dense, or it is `Sparse`:
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
-are part of the value, since a live weight may be zero. `decode` trusts nothing it reads: it takes what `encode`
-writes and nothing else, and it allocates no more than a few times the length of the message.
+are part of the value, since a live weight may be zero. `decode` trusts nothing it reads, refuses what `encode`
+would have written otherwise, and allocates no more than a few times the length of the message.
 
-    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*
+A message of 8 bits carries its float32 tensors as zero + scale * code, code 0 to 255 from their least to their
+greatest value, where that is shorter (more than two values). It arrives as ordinary float32 tensors.
+
+    "FTW1"  kind  u16 count  (name f64)*  u32 count  tensor*  u32 CRC-32 of all before it
     tensor  = name  u8 type  u8 form  u8 rank  u32*rank shape  body
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
+    values  = number* | f32 scale  f32 zero  u8* codes (type 3)
     name    = u8 length  UTF-8;  all numbers little-endian
-
-A tensor is at most 8 dimensions and 2^30 elements large, an empty dimension counted as one.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -29,10 +32,11 @@ T = TypeVar("T")
 
 MAGIC = b"FTW1"
 TYPES = ("<f4", "<f8", "<i8")
+AFFINE8 = len(TYPES)
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
 PLACES = {INDEX16: "<u2", INDEX32: "<u4"}
 MOST_ELEMENTS = 1 << 30
-MOST_DIMENSIONS = 8
+MOST_AXES = 8
 
 
 class WireError(FedtinyError):
@@ -65,11 +69,12 @@ Tensor = npt.NDArray[Any] | Sparse
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """One message, either way."""
+    """One message, either way; `bits` is how many a float32 value takes on its way, 8 or 32."""
 
     kind: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    bits: int = 32
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """Return a tensor as a dense array."""
@@ -98,27 +103,30 @@ def encode(message: Message) -> bytes:
     parts += [_name(name) + struct.pack("<d", number) for name, number in message.numbers.items()]
     parts.append(struct.pack("<I", len(message.tensors)))
     for name, tensor in message.tensors.items():
-        parts += [_name(name), _encode_tensor(tensor)]
-    return b"".join(parts)
+        parts += [_name(name), _encode_tensor(tensor, message.bits)]
+    body = b"".join(parts)
+    return body + struct.pack("<I", zlib.crc32(body))
 
 
-def _encode_tensor(tensor: Tensor) -> bytes:
+def _encode_tensor(tensor: Tensor, bits: int) -> bytes:
     values = tensor.values if isinstance(tensor, Sparse) else tensor
     code = TYPES.index(values.dtype.newbyteorder("<").str)
+    if bits == 8 and code == 0 and values.size > 2:
+        code = AFFINE8
     shape = tensor.shape
     size = math.prod(shape)
     form, places = DENSE, b""
     if isinstance(tensor, Sparse):
         form = _form(size, len(tensor.indices))
         if form == BITMAP:
-            bits = np.zeros(size, dtype=np.uint8)
-            bits[tensor.indices] = 1
-            places = np.packbits(bits, bitorder="little").tobytes()
+            marks = np.zeros(size, dtype=np.uint8)
+            marks[tensor.indices] = 1
+            places = np.packbits(marks, bitorder="little").tobytes()
         else:
             places = tensor.indices.astype(PLACES[form]).tobytes()
         places = struct.pack("<I", len(tensor.indices)) + places
     head = struct.pack(f"<BBB{len(shape)}I", code, form, len(shape), *shape)
-    return head + places + values.astype(TYPES[code]).tobytes()
+    return head + places + (_quantise(values) if code == AFFINE8 else values.astype(TYPES[code]).tobytes())
 
 
 def _form(size: int, count: int) -> int:
@@ -129,11 +137,27 @@ def _form(size: int, count: int) -> int:
     return INDEX16 if width == 2 else INDEX32
 
 
+def _quantise(values: npt.NDArray[np.float32]) -> bytes:
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.float32((high - low) / 255)
+    codes = np.zeros(values.shape, dtype=np.uint8)
+    if np.isfinite(scale) and scale > 0:
+        codes = np.rint((values.astype(np.float64) - low) / float(scale)).clip(0, 255).astype(np.uint8)
+    # What is not finite has no scale either: it arrives as NaN, and whoever reads it refuses it.
+    return struct.pack("<ff", scale, low) + codes.tobytes()
+
+
+def _dequantise(scale: float, zero: float, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(zero + scale * codes.astype(np.float64), dtype=np.float32)
+
+
 class _Reader:
     """A cursor over bytes that cannot leave them."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.at, self.quantised = data, 0, False
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
@@ -160,15 +184,20 @@ class _Reader:
 
 def decode(data: bytes) -> Message:
     """Read a message; raise WireError on anything that `encode` would not have written."""
-    reader = _Reader(data)
-    if reader.take(4) != MAGIC:
+    if data[:4] != MAGIC:
         raise WireError("not a message: it does not begin with FTW1")
+    body, checksum = data[:-4], data[-4:]
+    if struct.pack("<I", zlib.crc32(body)) != checksum:
+        raise WireError("its checksum is wrong: it was cut off, or damaged on the way")
+    reader = _Reader(body)
+    reader.take(4)
     kind = reader.name()
     numbers = _named(reader, reader.number("H"), lambda: float(reader.number("d")))
     tensors = _named(reader, reader.number("I"), lambda: _decode_tensor(reader))
-    if reader.at != len(data):
-        raise WireError(f"{len(data) - reader.at} bytes follow the end of the message")
-    return Message(kind, numbers, tensors)
+    bits = 8 if reader.quantised else 32
+    if reader.at != len(body):
+        raise WireError(f"{len(body) - reader.at} bytes follow the end of the message")
+    return Message(kind, numbers, tensors, bits)
 
 
 def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
@@ -183,24 +212,30 @@ def _named(reader: _Reader, count: int, value: Callable[[], T]) -> dict[str, T]:
 
 def _decode_tensor(reader: _Reader) -> Tensor:
     code, form, rank = reader.several("BBB")
-    if code >= len(TYPES) or form > INDEX32:
+    if code > AFFINE8 or form > INDEX32:
         raise WireError(f"unknown tensor type {code} or form {form}")
-    if rank > MOST_DIMENSIONS:
-        raise WireError(f"a tensor of {rank} dimensions is over the limit of {MOST_DIMENSIONS}")
-    shape = reader.several(f"{rank}I")
-    # An empty dimension counts as one: numpy refuses shapes whose other sides are too long, empty or not.
-    if (extent := math.prod(max(1, side) for side in shape)) > MOST_ELEMENTS:
-        raise WireError(f"a tensor of {extent} elements is over the limit of {MOST_ELEMENTS}")
+    shape: tuple[int, ...] = reader.several(f"{rank}I")
     size = math.prod(shape)
-    kind = np.dtype(TYPES[code])
+    if rank > MOST_AXES or math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
+        raise WireError(f"a tensor of shape {shape!s:.80} is over the limit of {MOST_ELEMENTS} elements")
     if form == DENSE:
-        return np.frombuffer(reader.take(size * kind.itemsize), kind).reshape(shape).astype(kind)
+        return _decode_values(reader, code, size).reshape(shape)
     count = int(reader.number("I"))
     if form != _form(size, count):
         raise WireError(f"{count} positions of {size} are not written in form {form}")
     indices = _decode_places(reader, form, size, count)
-    values = np.frombuffer(reader.take(count * kind.itemsize), kind)
-    return Sparse(shape, indices, values.astype(kind))
+    return Sparse(shape, indices, _decode_values(reader, code, count))
+
+
+def _decode_values(reader: _Reader, code: int, count: int) -> npt.NDArray[Any]:
+    if code == AFFINE8:
+        if count <= 2:
+            raise WireError(f"{count} values are shorter as they are than in 8 bits")
+        reader.quantised = True
+        scale, zero = float(reader.number("f")), float(reader.number("f"))
+        return _dequantise(scale, zero, np.frombuffer(reader.take(count), np.uint8))
+    kind = np.dtype(TYPES[code])
+    return np.frombuffer(reader.take(count * kind.itemsize), kind).astype(kind)
 
 
 def _decode_places(reader: _Reader, form: int, size: int, count: int) -> npt.NDArray[np.int64]:

@@ -1,4 +1,7 @@
-"""Imports go one way: the exporter knows neither torch nor the trainer, the trainer only errors and atomic writing."""
+"""Imports go one way: the exporter knows neither torch nor the trainer.
+
+The trainer knows errors, atomic and untrusted files, and packed sizes, through one function.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorflow", "flwr", "sklearn", "ai_edge_litert", "tflite_micro"}
-SHARED = {"fedtiny_export.errors", "fedtiny_export.atomic", "fedtiny_export.untrusted"}
+SHARED = {
+    "fedtiny_export.errors",
+    "fedtiny_export.atomic",
+    "fedtiny_export.untrusted",
+    "fedtiny_export.sparse",
+    "fedtiny_export.abi",
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -33,7 +42,7 @@ def test_the_exporter_imports_neither_torch_nor_the_trainer(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "fedtiny_train").rglob("*.py")), ids=lambda p: p.stem)
-def test_the_trainer_takes_only_errors_and_atomic_files_from_the_exporter(path):
+def test_the_trainer_takes_only_errors_files_and_packed_sizes_from_the_exporter(path):
     used = {name for name in imported(path) if name.startswith("fedtiny_export")} - {"fedtiny_export"}
     assert {".".join(name.split(".")[:2]) for name in used} <= SHARED
 

@@ -7,6 +7,7 @@ network (channels first, float32), not normalised: that is the network's first s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
-from fedtiny_train.config import DATASETS, LATER_DATASETS, DataOptions, split_spec
-from fedtiny_train.data import digits, npz, partition
-from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.config import DataOptions, split_spec
+from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, speech_commands, svhn
+from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
 Samples = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+
+# Each reader is given the folder to look in.
+READERS: Mapping[str, Callable[[Path], Dataset]] = {
+    "digits": lambda root: digits.read(),
+    "cifar10": cifar.read_cifar10,
+    "cifar100": cifar.read_cifar100,
+    "svhn": svhn.read,
+    "cinic10": cinic10.read,
+    "mnist": idx.read_mnist,
+    "fashion-mnist": idx.read_fashion_mnist,
+    "speech-commands": speech_commands.read,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +56,20 @@ class Federation:
     test_client: Labels | None
 
 
-def load(options: DataOptions) -> Dataset:
-    """Read the data set that was asked for."""
-    if options.data == "digits":
-        return digits.read()
-    if options.data in LATER_DATASETS:
-        raise UsageError(
-            f"data set {options.data} is not available in this version; "
-            f"use {', '.join(DATASETS)} or convert it to a FILE.npz"
-        )
+def load(options: DataOptions, seed: int = 0) -> Dataset:
+    """Read the data set that was asked for, or as much of it as was asked for."""
+    return limited(_read(options), options.train_samples, options.test_samples, rng(seed, "subset"))
+
+
+def _read(options: DataOptions) -> Dataset:
+    if options.data in READERS:
+        return READERS[options.data](Path(options.data_dir))
     path = Path(options.data_dir) / options.data
+    if path.is_dir():
+        return images.read(path)
     if path.suffix != ".npz":
-        hint = nearest(options.data, (*DATASETS, *LATER_DATASETS))
-        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(DATASETS)}, FILE.npz")
+        hint = nearest(options.data, READERS)
+        raise UsageError(f"unknown data set {options.data!r}{hint}; known: {', '.join(READERS)}, FILE.npz, FOLDER")
     if not path.is_file():
         raise FedtinyError(f"data file {path} does not exist")
     return npz.read(path)
@@ -107,7 +121,11 @@ def deal(dataset: Dataset, options: DataOptions, seed: int) -> Federation:
     parts = partition.split(
         options.partition, dataset.y_train[private], options.clients, natural, rng(seed, "partition")
     )
-    x, y = to_network(dataset.x_train), dataset.y_train
-    shards = tuple(Shard(k, x[private[part]].copy(), y[private[part]]) for k, part in enumerate(parts))
+    # One part at a time, since the whole set as float32 beside its parts would need its memory twice.
+    shards = tuple(_shard(k, dataset.x_train, dataset.y_train, private[part]) for k, part in enumerate(parts))
     test = Shard(-1, to_network(dataset.x_test), dataset.y_test)
-    return Federation(shards, Shard(-1, x[held].copy(), y[held]), test, dataset.client_test)
+    return Federation(shards, _shard(-1, dataset.x_train, dataset.y_train, held), test, dataset.client_test)
+
+
+def _shard(client: int, x: npt.NDArray[Any], y: Labels, chosen: npt.NDArray[np.int64]) -> Shard:
+    return Shard(client, to_network(x[chosen]), y[chosen])

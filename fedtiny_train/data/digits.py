@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from fedtiny_export.errors import ToolMissingError
 
-from fedtiny_train.data.dataset import Dataset
-
-EVERY = 5
+from fedtiny_train.data.dataset import Dataset, every_fifth
 
 
 def read() -> Dataset:
@@ -22,9 +20,6 @@ def read() -> Dataset:
         raise ToolMissingError("the digits come with scikit-learn; pip install fedtiny[train]") from None
     bunch = load_digits()
     y = bunch.target.astype(np.int64)
-    test = np.zeros(len(y), dtype=np.bool_)
-    for label in range(10):
-        indices = np.flatnonzero(y == label)
-        test[indices[EVERY - 1 :: EVERY]] = True
+    test = every_fifth(y)
     names = tuple(str(label) for label in range(10))
     return Dataset("digits", bunch.images[~test], y[~test], bunch.images[test], y[test], names)

@@ -2,6 +2,7 @@
 
 A method is a `Method`: a few functions, of which only `begin` must be its own.
 
+network the network that is trained, from the one asked for: nearly always the same
 begin   the first masks, from a dense pre-trained state; may ask clients
 orders  what the clients do in a round on top of plain training; nothing in most rounds
 learn   the next state, from the averaged one and from whatever the clients sent beside it
@@ -64,20 +65,25 @@ class Orders:
 
     top        how many gradients of pruned positions each layer sends
     own_masks  whether a client may move its live weights elsewhere; their number in each layer stays
+    may_skip   whether a client sends no weights unless its loss is below that of its last upload
+    bits       how many a float32 value takes on its way, either way: 8 or 32
     """
 
     top: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
     own_masks: bool = False
+    may_skip: bool = False
+    bits: int = 32
 
     def request(self) -> dict[str, float]:
         """Return the orders as the numbers of a request."""
-        return {**self.numbers, **{f"top/{name}": float(count) for name, count in self.top.items()}}
+        skip = {"may_skip": 1.0} if self.may_skip else {}
+        return {**self.numbers, **skip, **{f"top/{name}": float(count) for name, count in self.top.items()}}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a round: the state before it, the averaged one under the same masks, and every good answer."""
+    """What came of a round: the state before it, the averaged one under the same masks, and every good update."""
 
     number: int
     before: State
@@ -88,9 +94,11 @@ class Outcome:
 
 
 class Ask(Protocol):
-    """Send a request to all clients and return the answers that passed the check."""
+    """Send a request to all clients and return the answers that passed the check; `own` is what each noted."""
 
-    def __call__(self, request: Message, check: Check, kept: Message | None = None) -> Answers:
+    def __call__(
+        self, request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
+    ) -> Answers:
         """Ask all clients."""
         ...
 
@@ -106,6 +114,10 @@ class Services:
     ask: Ask
     tune: Callable[[State], State]
     public: Shard
+
+
+def _as_asked(setting: Setting) -> Setting:
+    return setting
 
 
 def _nothing(setting: Setting, state: State, number: int) -> Orders:
@@ -129,6 +141,7 @@ class Method:
     learn: Callable[[Setting, Outcome], State] = _averaged
     close: Callable[[Setting, State, Services], State] = _as_it_is
     prunes_all: bool = False
+    network: Callable[[Setting], Setting] = _as_asked
 
 
 def method(name: str) -> Method:
@@ -147,7 +160,7 @@ def setting(config: Config, spec: ModelSpec) -> Setting:
     found = Setting(config, spec, sizes, dense, tuple(group for group in groups if group))
     if found.budget < len(found.maskable):
         raise _too_sparse(found)
-    return found
+    return method(config.train.method).network(found)
 
 
 def _left_dense(config: Config, model: nn.Module) -> frozenset[str]:

@@ -18,6 +18,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedtiny_train import models
+from fedtiny_train.liveness import working
 from fedtiny_train.masks import Array, Mask, allocate, erk_counts, kept_total, swap, top_mask
 from fedtiny_train.methods import Method, Orders, Outcome, Services, Setting
 from fedtiny_train.methods.moving import is_due, swap_counts, times
@@ -104,9 +106,17 @@ def learn(setting: Setting, outcome: Outcome) -> State:
         # the last adjustment reaches the target, whatever R_stop is a multiple of
         density = density_at(setting, outcome.number if outcome.number + every <= until else until)
         counts = shares(setting, state, density)
+        if setting.config.fedpack.clear_dead_ends:
+            state = _without_dead_ends(setting, state)
         masks = {name: _moved(setting, outcome, state, name, count) for name, count in counts.items()}
         state = state.with_masks(state.masks | masks)
     return _averaging(setting, outcome, state)
+
+
+def _without_dead_ends(setting: Setting, state: State) -> State:
+    """Return the state with a zero for every weight that does not work: the smallest of all, it goes first."""
+    works = working(models.shared(setting.spec), state.masks, setting.spec.shape[0])
+    return replace(state, tensors=state.tensors | {name: state.tensors[name] * part for name, part in works.items()})
 
 
 def _moved(setting: Setting, outcome: Outcome, state: State, name: str, count: int) -> Mask:

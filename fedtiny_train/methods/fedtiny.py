@@ -22,9 +22,9 @@ import numpy as np
 from fedtiny_export.errors import FedtinyError
 
 from fedtiny_train import wire
-from fedtiny_train.masks import allocate, noisy_shares, swap, top_mask
-from fedtiny_train.methods import Ask, Masks, Method, Orders, Outcome, Services, Setting
-from fedtiny_train.methods.moving import is_due, swap_counts, times
+from fedtiny_train.masks import allocate, noisy_shares, top_mask
+from fedtiny_train.methods import Ask, Masks, Method, Orders, Services, Setting
+from fedtiny_train.methods.moving import is_due, swap_counts, swapped, times
 from fedtiny_train.models import Arrays
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import Check, State, need, need_shapes
@@ -168,14 +168,4 @@ def orders(setting: Setting, state: State, number: int) -> Orders:
     return Orders(counts, {"scale_by_norm": float(setting.config.pruning.scale_by_norm)})
 
 
-def learn(setting: Setting, outcome: Outcome) -> State:
-    """Swap the smallest live weights for the pruned positions with the largest averaged gradients."""
-    state = outcome.state
-    masks = dict(state.masks)
-    for name, gradient in outcome.gradients.items():
-        floor = setting.row_floor(name)
-        masks[name] = swap(state.tensors[name], masks[name], gradient, outcome.orders.top[name], floor)
-    return state.with_masks(masks)
-
-
-METHOD = Method(begin, orders, learn)
+METHOD = Method(begin, orders, learn=swapped)

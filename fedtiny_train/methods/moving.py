@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedtiny_train.masks import swap_count
-from fedtiny_train.methods import Setting
+from fedtiny_train.masks import swap, swap_count
+from fedtiny_train.methods import Outcome, Setting
 from fedtiny_train.server import State
 
 
@@ -21,12 +21,16 @@ def is_due(number: int, every: int, until: int) -> bool:
     return number % every == 0 and number <= until
 
 
-def swap_counts(setting: Setting, state: State, names: Sequence[str], number: int, until: int) -> dict[str, int]:
+def swap_counts(
+    setting: Setting, state: State, names: Sequence[str], number: int, until: int, rate: float | None = None
+) -> dict[str, int]:
     """Return a_t of each layer, at most its live and its pruned weights; layers that swap nothing are left out.
 
-    a_t = rate / 2 * (1 + cos(pi t / T)) * live, in local epochs: t = number * E, T = until * E.
+    a_t = rate / 2 * (1 + cos(pi t / T)) * live, in local epochs: t = number * E, T = until * E. The rate is
+    `adjust_rate` unless a method has one of its own.
     """
-    epochs, rate = setting.config.train.local_epochs, setting.config.pruning.adjust_rate
+    epochs = setting.config.train.local_epochs
+    rate = setting.config.pruning.adjust_rate if rate is None else rate
     counts = {}
     for name in names:
         mask = state.masks[name]
@@ -35,3 +39,13 @@ def swap_counts(setting: Setting, state: State, names: Sequence[str], number: in
         if count := min(count, live, mask.size - live):
             counts[name] = count
     return counts
+
+
+def swapped(setting: Setting, outcome: Outcome) -> State:
+    """Swap the smallest live weights for the pruned positions with the largest averaged gradients."""
+    state = outcome.state
+    masks = dict(state.masks)
+    for name, gradient in outcome.gradients.items():
+        floor = setting.row_floor(name)
+        masks[name] = swap(state.tensors[name], masks[name], gradient, outcome.orders.top[name], floor)
+    return state.with_masks(masks)

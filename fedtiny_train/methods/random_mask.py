@@ -6,7 +6,7 @@ is all that differs.
 
 from __future__ import annotations
 
-from fedtiny_train.masks import allocate, random_mask
+from fedtiny_train.masks import random_mask, uniform_counts
 from fedtiny_train.methods import Method, Services, Setting
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import State
@@ -15,9 +15,7 @@ from fedtiny_train.server import State
 def begin(setting: Setting, state: State, services: Services) -> State:
     """Return the state under a uniform random mask."""
     names = setting.maskable
-    sizes = [setting.sizes[name] for name in names]
-    density = setting.budget / sum(sizes)
-    counts = allocate([density * size for size in sizes], sizes, setting.budget)
+    counts = uniform_counts([setting.sizes[name] for name in names], setting.budget)
     generator = rng(setting.config.run.seed, "random mask")
     masks = {
         name: random_mask(state.tensors[name].shape, count, generator)

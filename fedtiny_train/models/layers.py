@@ -53,6 +53,30 @@ class Add(nn.Module):
         return a + b
 
 
+class Gate(nn.Module):
+    """Let the strongest channels of each sample through, weighed by what the layer's input says (ADP).
+
+    s = sigmoid(mean of x over the image); g = ReLU(W s + b); all but the `keep` largest g of a sample are zero.
+    Equal ones are kept by their order. No gradient passes through the choice.
+    """
+
+    def __init__(self, inputs: int, outputs: int, keep: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.ones(outputs))
+        self.keep = keep
+
+    def strengths(self, x: Tensor) -> Tensor:
+        """Return g of each sample and channel, those that lost at zero."""
+        strength = torch.relu(F.linear(torch.sigmoid(x.mean((2, 3))), self.weight, self.bias))
+        winners = torch.argsort(strength.detach(), dim=1, descending=True, stable=True)[:, : self.keep]
+        return strength * torch.zeros_like(strength).scatter(1, winners, 1.0)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y, the convolution of x behind its batch norm, with each channel weighed."""
+        return y * self.strengths(x)[:, :, None, None]
+
+
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return (before, after): TensorFlow's 'SAME' padding, whose odd zero goes to the bottom and right."""
     whole = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -95,8 +119,9 @@ class SameConv2d(nn.Conv2d):
 
 def pads(conv: nn.Conv2d) -> Pads:
     """Return the zeros a convolution adds: (left, right, top, bottom)."""
-    if isinstance(conv, SameConv2d):
-        return conv.same
+    same: Pads | None = getattr(conv, "same", None)
+    if same is not None:
+        return same
     if conv.padding == "valid":
         return 0, 0, 0, 0
     if isinstance(conv.padding, str):

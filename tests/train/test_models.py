@@ -14,13 +14,13 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from fedtiny_train import models, rounds, trace
-from fedtiny_train.config import MODELS, WIDTHS, Config, apply_flags, settle, to_toml
+from fedtiny_train.config import MODELS, WIDTHS, Config, ModelOptions, apply_flags, settle, to_toml
 
 IMAGES = [name for name in MODELS if name not in ("auto", "mlp")]
 
 
 def built(name, shape, classes, width=0):
-    spec = models.choose(name, shape, classes, width)
+    spec = models.choose(ModelOptions(name, width), shape, classes)
     return spec, models.build(spec)
 
 

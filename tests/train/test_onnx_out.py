@@ -23,6 +23,10 @@ SPECS = [
     models.ModelSpec("mobilenetv2", (3, 9, 12), 4, 4),
     models.ModelSpec("dscnn", (1, 49, 10), 12, 8),
     models.ModelSpec("cnn", (3, 19, 18), 4, 4),
+    models.ModelSpec("resnet8", (3, 9, 12), 4, 4, "running", 0.5),
+    models.ModelSpec("resnet8", (3, 9, 12), 4, 4, "scaled"),
+    models.ModelSpec("mobilenetv2", (3, 9, 12), 4, 4, "scaled", 0.5),
+    models.ModelSpec("mlp", (13,), 3, 4, "scaled", 0.5),
 ]
 
 
@@ -38,10 +42,13 @@ def lively(spec):
     return state
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.name}{s.shape}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.name}{s.shape}{s.norm}")
 def test_onnx_computes_what_torch_computes(spec):
     state = lively(spec)
-    proto = onnx.load_from_string(onnx_out.to_onnx(spec, state))
+    generator = np.random.default_rng(2)
+    masks = {name: generator.random(w.shape) < 0.6 for name, w in models.prunable(models.build(spec)).items()}
+    state |= {name: state[name] * mask for name, mask in masks.items()}
+    proto = onnx.load_from_string(onnx_out.to_onnx(spec, state, masks))
     onnx.checker.check_model(proto, full_check=True)
     x = np.random.default_rng(0).normal(3, 5, (4, *spec.shape)).astype(np.float32)
     # Every tensor, not just the last: a swapped padding would show where it happens.
@@ -52,7 +59,7 @@ def test_onnx_computes_what_torch_computes(spec):
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     found = dict(zip(names, ReferenceEvaluator(probe).run(None, {"input": x}), strict=True))
     model = models.shared(spec)
-    models.load(model, state)
+    models.load(model, state, masks)
     model.eval()
     with torch.no_grad():
         for name, value in trace.walk(trace.steps(model), torch.from_numpy(x)):

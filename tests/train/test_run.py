@@ -68,8 +68,15 @@ def test_metrics_have_a_line_a_round(run):
         "memory_paper",
         "clients",
         "refused",
+        "invited",
+        "counted",
+        "accuracy_worst",
+        "accuracy_median",
+        "accuracy_best",
     }
     assert all(set(line) == keys for line in lines)
+    assert all(line["invited"] == [0, 1, 2] and line["counted"] for line in lines)
+    assert all(0 < x["accuracy_worst"] <= x["accuracy_median"] <= x["accuracy_best"] <= 1 for x in lines[1:])
     summary = summary_of(run)
     assert summary["cost"]["flops_max"] == max(line["flops_max"] for line in lines)
     assert summary["cost"]["bytes_up"] > sum(line["bytes_up"] for line in lines)  # the closing comes on top
@@ -215,11 +222,18 @@ def test_resume_refuses_what_it_cannot_go_on_with(run, tools, tmp_path, capsys):
 NORM = {"normalisation": {"mean": 0.1, "std": 1.0, "min": 0.0, "max": 1.0}}
 
 
+def some_lines(count):
+    """Lines of metrics as `rounds` makes them, with arbitrary figures."""
+    figures = dict.fromkeys((*runfolder.LINE_NUMBERS, *(f"accuracy_{w}" for w in ("worst", "median", "best"))), 0.5)
+    rest = {"counted": True, "invited": [0], "clients": [{"id": 0}], "refused": []}
+    return [{"round": number} | figures | rest for number in range(count)]
+
+
 def test_resume_refuses_other_data(tmp_path):
     dataset = data.load(DataOptions())
     known = data.fingerprint(dataset)
     state = rounds.State({"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.bool_)}, NORM)
-    runfolder.save_state(tmp_path, 4, state, runfolder.Origin(known, {}))
+    runfolder.save_state(tmp_path, 4, state, runfolder.Origin(known, {}), some_lines(5))
     assert runfolder.load_state(tmp_path, runfolder.Origin(known, {}))[0] == 4
     with pytest.raises(FedtinyError, match="begun with other data"):
         runfolder.load_state(tmp_path, runfolder.Origin(known[::-1], {}))
@@ -229,11 +243,12 @@ def test_state_survives_the_disk(tmp_path):
     tensors = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.array(2.5, np.float32)}
     state = rounds.State(tensors, {"a.weight": np.array([[True, False, True]] * 2)}, NORM)
     origin = runfolder.Origin("d", {"seed": 3, "lr": 0.1 + 0.2, "data": "ç", "selection": True})
-    for number in range(99_998, 100_002):
-        runfolder.save_state(tmp_path, number, state, origin)
+    lines = some_lines(100_002)
+    for number in (99_999, 100_000, 100_001):
+        runfolder.save_state(tmp_path, number, state, origin, lines[: number + 1])
     assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["round-100000", "round-100001"]
-    number, back = runfolder.load_state(tmp_path, origin)
-    assert (number, back.memory) == (100_001, state.memory)
+    number, back, read = runfolder.load_state(tmp_path, origin)
+    assert (number, back.memory, read) == (100_001, state.memory, lines)
     assert all(np.array_equal(back.tensors[n], a) and back.tensors[n].shape == a.shape for n, a in tensors.items())
     assert back.masks["a.weight"].dtype == np.bool_
 
@@ -281,21 +296,28 @@ def test_resume_refuses_another_configuration(stopped_run, tools, tmp_path, caps
     assert contents(out) == before
 
 
+def forged(path):
+    """Make the checksums of a resume point fit what was done to it, as whoever did it on purpose would."""
+    (path.parent / "SHA256SUMS").write_text(runfolder.checksums(path.parent))
+
+
 def broken_progress(change):
     def apply(out):
         for path in out.glob("state/*/progress.json"):
             progress = json.loads(path.read_text())
             change(progress)
             path.write_text(json.dumps(progress))
+            forged(path)
 
     return apply
 
 
 def broken_metrics(change):
     def apply(out):
-        path = out / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(line | change) + "\n" for line in lines))
+        for path in out.glob("state/*/metrics.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(line | change) + "\n" for line in lines))
+            forged(path)
 
     return apply
 
@@ -304,14 +326,16 @@ def broken_tensors(change):
     def apply(out):
         for path in out.glob("state/*/model.safetensors"):
             save_file({name: change(name, array) for name, array in load_file(path).items()}, path)
+            forged(path)
 
     return apply
 
 
 def nested(name):
     def apply(out):
-        for path in out.rglob(name):
+        for path in out.glob(f"state/*/{name}"):
             path.write_text("[" * 100_000)
+            forged(path)
 
     return apply
 
@@ -340,11 +364,18 @@ def far_ahead(out):
         broken_metrics({"loss": None}),
         broken_metrics({"refused": [3]}),
         broken_metrics({"round": 10**9}),
+        broken_metrics({"invited": [99]}),
+        broken_metrics({"invited": "all"}),
+        broken_metrics({"counted": False}),
+        broken_metrics({"clients": [{}]}),
+        broken_metrics({"accuracy_worst": None}),
+        broken_metrics({"clients": []}),
         broken_tensors(lambda name, array: array.astype(np.float64)),
         broken_tensors(lambda name, array: array[..., None]),
         nested("progress.json"),
         nested("metrics.jsonl"),
         nested("model.safetensors"),
+        lambda out: [path.unlink() for path in out.glob("state/*/SHA256SUMS")],
     ],
 )
 def test_resume_refuses_a_damaged_folder_in_one_line_and_leaves_it(stopped_run, tools, tmp_path, capsys, damage):
@@ -445,10 +476,10 @@ def test_a_failed_run_leaves_its_folder_only_if_it_can_go_on(tools, tmp_path, mo
     train, _, _, flags = tools
     train_round = rounds.train_round
 
-    def fail(run, state, number):
+    def fail(run, state, number, *more):
         if number == at:
             raise error("it broke")
-        return train_round(run, state, number)
+        return train_round(run, state, number, *more)
 
     monkeypatch.setattr(rounds, "train_round", fail)
     assert train(*flags, "--out", tmp_path / "out") != 0
@@ -459,7 +490,7 @@ def test_a_resumed_run_that_fails_stays(stopped_run, tools, tmp_path, monkeypatc
     train, _, contents, _ = tools
     out = shutil.copytree(stopped_run, tmp_path / "run")
 
-    def fail(run, state, number):
+    def fail(run, state, number, *more):
         raise DivergedError("it broke")
 
     monkeypatch.setattr(rounds, "train_round", fail)

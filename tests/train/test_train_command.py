@@ -59,7 +59,7 @@ def test_help_answers_without_torch_or_numpy():
         (["--public", "some"], 2, "unknown public data 'some'"),
         (["--engine", "flower"], 2, "engine flower is not available in this version; use local"),
         (["--device", "cuda"], 2, "device cuda is not available in this version"),
-        (["--data", "cifar10"], 2, "cifar10 is not available in this version"),
+        (["--data", "cifar10"], 1, "cifar10 is not in data_dir .: it has no cifar-10-batches-py/{data_batch_1"),
         (["--data", "digit"], 2, "unknown data set 'digit' (did you mean digits?)"),
         (["--model", "mlp"], 2, "model mlp takes feature vectors (N,F)"),
         (["--method", "fedavg", "--density", "0.5"], 2, "fedavg keeps every weight"),

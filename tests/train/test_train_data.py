@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fedtiny_train import data
 from fedtiny_train.config import DataOptions
 from fedtiny_train.data import digits, npz, partition
+from fedtiny_train.data.dataset import Dataset, limited
 from fedtiny_train.seeds import rng
 
 
@@ -223,9 +224,57 @@ def test_classes_without_a_sample_are_said_in_one_line(tmp_path, caplog):
 
 
 def test_names_that_are_not_there():
-    with pytest.raises(UsageError, match="cifar10 is not available in this version"):
-        data.load(DataOptions(data="cifar10"))
     with pytest.raises(UsageError, match="did you mean digits"):
         data.load(DataOptions(data="digts"))
     with pytest.raises(FedtinyError, match="does not exist"):
         data.load(DataOptions(data="nowhere.npz"))
+
+
+def uneven(count=103):
+    """60 of class 0, 30 of class 1, 13 of class 2, mixed; each sample holds its own number."""
+    y = np.repeat([0, 1, 2], [60, 30, 13])[rng(9, "mix").permutation(count)]
+    x = np.arange(count, dtype=np.float32)[:, None]
+    return Dataset("uneven", x, y, x + 1000, y, ("a", "b", "c"), np.arange(count), np.arange(count) + 500)
+
+
+def test_a_subset_keeps_the_classes_in_proportion_and_depends_on_the_seed():
+    whole = uneven()
+    part = limited(whole, 31, 0, rng(0, "subset"))
+    counts = np.bincount(part.y_train)
+    assert np.abs(counts - 31 * np.array([60, 30, 13]) / 103).max() <= 1
+    assert counts.sum() == 31
+    numbers = part.x_train[:, 0].astype(int)
+    assert (np.diff(numbers) > 0).all()  # no sample twice, and in the order of the set
+    assert (part.y_train == whole.y_train[numbers]).all()
+    assert (part.client_train == numbers).all()
+    assert part.x_test is whole.x_test
+    other = limited(whole, 31, 0, rng(1, "subset")).x_train[:, 0]
+    assert set(other) != set(part.x_train[:, 0])
+    assert (limited(whole, 31, 0, rng(0, "subset")).x_train == part.x_train).all()
+
+
+def test_the_test_subset_is_evenly_spaced_whatever_the_seed():
+    part = limited(uneven(), 0, 4, rng(3, "subset"))
+    assert part.x_test[:, 0].tolist() == [1000, 1025, 1051, 1077]  # 0, 103/4, 206/4, 309/4
+    assert part.client_test.tolist() == [500, 525, 551, 577]
+    assert len(part.y_train) == 103
+    assert limited(uneven(), 103, 103, rng(0, "subset")).x_train.tolist() == uneven().x_train.tolist()
+
+
+def test_a_subset_is_what_load_returns_and_never_more_than_there_is():
+    small = data.load(DataOptions(train_samples=200, test_samples=50), 0)
+    assert (len(small.y_train), len(small.y_test)) == (200, 50)
+    assert data.fingerprint(small) == data.fingerprint(data.load(DataOptions(train_samples=200, test_samples=50), 0))
+    assert data.fingerprint(small) != data.fingerprint(data.load(DataOptions(train_samples=200, test_samples=50), 1))
+    with pytest.raises(FedtinyError, match="train_samples is 1443, but digits has 1442; use at most 1442, or 0"):
+        data.load(DataOptions(train_samples=1443))
+    with pytest.raises(FedtinyError, match="test_samples is 356, but digits has 355"):
+        data.load(DataOptions(test_samples=356))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e39])
+def test_a_value_beyond_float32_is_found_wherever_it_stands(value):
+    x = np.zeros((6, 4))
+    x[3, 2] = value
+    with pytest.raises(FedtinyError, match="x_test holds values that are not finite, or beyond float32"):
+        Dataset("d", np.zeros((6, 4), np.float16), np.zeros(6, np.int64), x, np.zeros(6, np.int64), ("a",))
