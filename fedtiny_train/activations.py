@@ -5,8 +5,9 @@ Training keeps from the forward pass what the backward pass needs:
 - the input of every convolution and linear layer, 4 bytes a value, once where several layers read the same tensor;
   with activation pruning only the largest share of it, 4 bytes a value and 2 or 4 for its position;
 - the input of every batch norm, 4 bytes a value, and 8 bytes a channel for its mean and deviation in the batch;
+- what a gate weighs, 4 bytes a value, and as much for each mean that it reads and each strength that it gives;
 - of a rectifier one bit a value, which says whether it let through; nothing where its output is kept anyway;
-- of max-pooling one byte an output, which says who won;
+- of max-pooling one byte an output, which says who won; of dropout one bit a value;
 - the class probabilities, 4 bytes each.
 
 Additions, means, reshaping and the input normalisation need nothing. What a kernel needs while it runs is left out,
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedtiny_train.models.layers import Gate
 from fedtiny_train.trace import INPUT, OUTPUT, Step, steps, walk
 
 VALUE = 4
@@ -33,9 +35,9 @@ class Held:
     """Values of one sample, by what is done with them.
 
     layers    each tensor that layers alone read as their input: it can be pruned
-    norms     all batch-norm inputs, which are kept whole
+    whole     all values that are kept whole: batch-norm inputs, and of gates (ADP) what they weigh and their own
     channels  all channels of batch norms
-    signs     each rectifier of which bits are kept in any case
+    signs     each rectifier or dropout of which bits are kept in any case
     covered   each rectifier whose output is a layer's input: it needs bits only if that input is pruned
     winners   all outputs of max-pooling
     classes   the logits
@@ -43,7 +45,7 @@ class Held:
     """
 
     layers: tuple[int, ...]
-    norms: int
+    whole: int
     channels: int
     signs: tuple[int, ...]
     covered: tuple[int, ...]
@@ -59,14 +61,18 @@ def held(model: nn.Module, shape: tuple[int, ...]) -> Held:
     with torch.no_grad():
         sizes = {name: value[0].numel() for name, value in walk(plan, torch.zeros(1, *shape))}
     norms = {step.inputs[0]: step.module for step in plan if isinstance(step.module, NORMS)}
-    layers = {step.inputs[0] for step in plan if isinstance(step.module, nn.Conv2d | nn.Linear)} - set(norms)
-    gates = [s.output for s in plan if isinstance(s.module, nn.ReLU | nn.ReLU6) and s.output not in norms]
+    weighed = {step.inputs[1]: step.module for step in plan if isinstance(step.module, Gate)}
+    whole = {*norms, *weighed}
+    layers = {step.inputs[0] for step in plan if isinstance(step.module, nn.Conv2d | nn.Linear)} - whole
+    lets = [s.output for s in plan if isinstance(s.module, nn.ReLU | nn.ReLU6) and s.output not in whole]
+    drops = tuple(sizes[step.output] for step in plan if isinstance(step.module, nn.Dropout))
     return Held(
         layers=tuple(sizes[name] for name in sizes if name in layers),
-        norms=sum(sizes[name] for name in norms),
+        # a gate's own values: the means that it reads and the strengths that it gives
+        whole=sum(sizes[name] for name in whole) + sum(sum(gate.weight.shape) for gate in weighed.values()),
         channels=sum(norm.num_features for norm in norms.values()),
-        signs=tuple(sizes[name] for name in gates if name not in layers),
-        covered=tuple(sizes[name] for name in gates if name in layers),
+        signs=tuple(sizes[name] for name in lets if name not in layers) + drops,
+        covered=tuple(sizes[name] for name in lets if name in layers),
         winners=sum(sizes[step.output] for step in plan if isinstance(step.module, nn.MaxPool2d)),
         classes=sizes[OUTPUT],
         peak=_peak(plan, sizes),
@@ -88,7 +94,7 @@ def training_bytes(of: Held, batch: int, dropped: float = 0.0) -> int:
     gates = of.signs + of.covered if dropped else of.signs
     inputs = sum(_kept(batch * values, dropped) for values in of.layers)
     bits = sum(math.ceil(batch * values / 8) for values in gates)
-    whole = VALUE * batch * (of.norms + of.classes)
+    whole = VALUE * batch * (of.whole + of.classes)
     return inputs + whole + 2 * VALUE * of.channels + bits + batch * of.winners
 
 

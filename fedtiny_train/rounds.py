@@ -81,23 +81,24 @@ def set_up(run: Run) -> tuple[State, Line]:
     asked: list[DeviceCost] = []
     state = chosen.begin(run.setting, state, _services(run, traffic, asked))
     _check_aggregate(run, state)
-    # The requests of one selection follow each other: their work adds up, their memory does not.
-    selection = replace(cost.worst(asked), flops=sum(one.flops for one in asked))
+    # What a method asks before round 1 comes one after the other: the work adds up, the memory does not.
+    spent.append(replace(cost.worst(asked), flops=sum(one.flops for one in asked)))
     clients = [{"id": k, "samples": len(run.federation.shards[k].y)} for k in sorted(described.messages)]
-    parts: Line = {"counted": True, "cost": cost.worst([*spent, selection]), "invited": list(run.everyone)}
+    parts: Line = {"counted": True, "cost": cost.worst(spent), "invited": list(run.everyone)}
     return state, _line(run, state, 0, traffic, parts | {"clients": clients})
 
 
-def _services(run: Run, traffic: Traffic, costs: list[DeviceCost]) -> Services:
+def _services(run: Run, traffic: Traffic, spent: list[DeviceCost]) -> Services:
+    """Return what a method may use; each request's cost for the worst device joins `spent`."""
     development = [development_count(len(shard.y)) for shard in run.federation.shards]
     holders: list[tuple[Message, list[int]]] = []
 
     def ask_all(
         request: Message, check: Check, kept: Message | None = None, own: Mapping[int, bytes] | None = None
     ) -> Answers:
-        costs.append(cost.request_cost(run.network, request, kept, run.config.train.batch, development))
         # Whoever failed to answer an earlier request cannot be relied on to hold it.
         asked = next((who for sent, who in reversed(holders) if sent is kept), None)
+        spent.append(cost.request_cost(run.network, request, kept, run.config.train.batch, development))
         answers = run.gather(traffic, request, check, asked, kept, own)
         holders.append((request, sorted(answers.messages)))
         return answers
@@ -184,8 +185,8 @@ def _contribution(client: int, message: Message, state: State) -> Line:
 
 
 def _cost(run: Run, state: State, orders: Orders, invited: Sequence[int]) -> DeviceCost:
-    options = run.config.train
-    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0)
+    options, spec = run.config.train, run.setting.spec
+    training = cost.Training(options.batch, options.local_epochs, options.momentum > 0, spec.activation_pruning)
     samples = [len(run.federation.shards[k].y) for k in invited]
     return cost.round_cost(run.network, state.tensors, state.masks, orders, training, samples)
 
@@ -212,7 +213,6 @@ def _line(run: Run, state: State, number: int, traffic: Traffic, parts: Line) ->
     if not math.isfinite(loss):
         raise DivergedError(f"the test loss of round {number} is {loss}: training diverged; use a lower --lr")
     spread = [a for a in closing.accuracy_per_client(run, right) if a is not None]
-    spent: DeviceCost = parts["cost"]
     return {
         "round": number,
         "counted": parts["counted"],
@@ -224,10 +224,10 @@ def _line(run: Run, state: State, number: int, traffic: Traffic, parts: Line) ->
         "density": density_of(state.masks),
         "bytes_up": traffic.up,
         "bytes_down": traffic.down,
-        "flops_max": spent.flops,
-        "memory_max": spent.memory.total,
-        "memory": asdict(spent.memory),
-        "memory_paper": spent.paper,
+        "flops_max": parts["cost"].flops,
+        "memory_max": parts["cost"].memory.total,
+        "memory": asdict(parts["cost"].memory),
+        "memory_paper": parts["cost"].paper,
         "invited": list(parts["invited"]),
         "clients": list(parts["clients"]),
         "refused": [{"id": r.client, "reason": r.reason, "request": r.request} for r in traffic.refused],

@@ -2,8 +2,8 @@
 
 A message has a kind, some numbers by name and some tensors by name. A tensor is dense, or it is `Sparse`:
 values at stated positions, written with a bitmap or with a list of indices, whichever is shorter. Positions
-are part of the value, since a live weight may be zero. `decode` trusts nothing it reads: it takes what `encode`
-writes and nothing else, and it allocates no more than a few times the length of the message.
+are part of the value, since a live weight may be zero. `decode` trusts nothing it reads, refuses what `encode`
+would have written otherwise, and allocates no more than a few times the length of the message.
 
 A message of 8 bits carries its float32 tensors as zero + scale * code, code 0 to 255 from their least to their
 greatest value, where that is shorter (more than two values). It arrives as ordinary float32 tensors.
@@ -13,8 +13,6 @@ greatest value, where that is shorter (more than two values). It arrives as ordi
     body    = values (dense) | u32 count  bitmap  values | u32 count  u16* or u32* indices  values
     values  = number* | f32 scale  f32 zero  u8* codes (type 3)
     name    = u8 length  UTF-8;  all numbers little-endian
-
-A tensor is at most 8 dimensions and 2^30 elements large, an empty dimension counted as one.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ AFFINE8 = len(TYPES)
 DENSE, BITMAP, INDEX16, INDEX32 = range(4)
 PLACES = {INDEX16: "<u2", INDEX32: "<u4"}
 MOST_ELEMENTS = 1 << 30
-MOST_DIMENSIONS = 8
+MOST_AXES = 8
 
 
 class WireError(FedtinyError):
@@ -131,6 +129,14 @@ def _encode_tensor(tensor: Tensor, bits: int) -> bytes:
     return head + places + (_quantise(values) if code == AFFINE8 else values.astype(TYPES[code]).tobytes())
 
 
+def _form(size: int, count: int) -> int:
+    """Return the form that `count` positions of `size` are written in: the shorter one, the bitmap if both are."""
+    width = 2 if size <= 1 << 16 else 4
+    if -(-size // 8) <= width * count:
+        return BITMAP
+    return INDEX16 if width == 2 else INDEX32
+
+
 def _quantise(values: npt.NDArray[np.float32]) -> bytes:
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):
@@ -145,14 +151,6 @@ def _quantise(values: npt.NDArray[np.float32]) -> bytes:
 def _dequantise(scale: float, zero: float, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(zero + scale * codes.astype(np.float64), dtype=np.float32)
-
-
-def _form(size: int, count: int) -> int:
-    """Return the form that `count` positions of `size` are written in: the shorter one, the bitmap if both are."""
-    width = 2 if size <= 1 << 16 else 4
-    if -(-size // 8) <= width * count:
-        return BITMAP
-    return INDEX16 if width == 2 else INDEX32
 
 
 class _Reader:
@@ -216,13 +214,10 @@ def _decode_tensor(reader: _Reader) -> Tensor:
     code, form, rank = reader.several("BBB")
     if code > AFFINE8 or form > INDEX32:
         raise WireError(f"unknown tensor type {code} or form {form}")
-    if rank > MOST_DIMENSIONS:
-        raise WireError(f"a tensor of {rank} dimensions is over the limit of {MOST_DIMENSIONS}")
-    shape = reader.several(f"{rank}I")
-    # An empty dimension counts as one: numpy refuses shapes whose other sides are too long, empty or not.
-    if (extent := math.prod(max(1, side) for side in shape)) > MOST_ELEMENTS:
-        raise WireError(f"a tensor of {extent} elements is over the limit of {MOST_ELEMENTS}")
+    shape: tuple[int, ...] = reader.several(f"{rank}I")
     size = math.prod(shape)
+    if rank > MOST_AXES or math.prod(max(1, length) for length in shape) > MOST_ELEMENTS:
+        raise WireError(f"a tensor of shape {shape!s:.80} is over the limit of {MOST_ELEMENTS} elements")
     if form == DENSE:
         return _decode_values(reader, code, size).reshape(shape)
     count = int(reader.number("I"))
@@ -234,6 +229,8 @@ def _decode_tensor(reader: _Reader) -> Tensor:
 
 def _decode_values(reader: _Reader, code: int, count: int) -> npt.NDArray[Any]:
     if code == AFFINE8:
+        if count <= 2:
+            raise WireError(f"{count} values are shorter as they are than in 8 bits")
         reader.quantised = True
         scale, zero = float(reader.number("f")), float(reader.number("f"))
         return _dequantise(scale, zero, np.frombuffer(reader.take(count), np.uint8))

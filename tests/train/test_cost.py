@@ -16,7 +16,8 @@ from fedtiny_train import closing, cost, models, runfolder, storage, wire
 from fedtiny_train.activations import forward_bytes, held, training_bytes
 from fedtiny_train.cost import DeviceCost, Memory, Training
 from fedtiny_train.methods import Orders
-from fedtiny_train.models.layers import Add
+from fedtiny_train.models.layers import Add, Gate
+from fedtiny_train.models.sparse import saved_bytes
 from fedtiny_train.session import network_of
 from fedtiny_train.storage import FORMS, Extent
 from fedtiny_train.wire import Message
@@ -83,7 +84,7 @@ def test_an_empty_mask_needs_no_positions():
 def test_what_a_perceptron_holds():
     found = held(models.build(MLP), (6,))
     assert found.layers == (6, 8, 4)  # the scaled input and both rectified layers
-    assert (found.norms, found.channels, found.classes, found.winners) == (12, 12, 3, 0)
+    assert (found.whole, found.channels, found.classes, found.winners) == (12, 12, 3, 0)
     assert (found.signs, found.covered) == ((), (8, 4))
     assert found.peak == 16  # fc1's output and its normalised copy
     assert forward_bytes(found, 5) == 4 * 5 * 16
@@ -114,7 +115,7 @@ def test_what_a_residual_network_holds():
     found = held(models.build(models.ModelSpec("resnet8", (1, 8, 8), 10, 1)), (1, 8, 8))
     # the second and third stack's input is read by two convolutions, and counted once; the last is the classifier's
     assert found.layers == (64, 64, 64, 64, 32, 32, 16, 4)
-    assert found.norms == 3 * 64 + 2 * 32 + 2 * 16
+    assert found.whole == 3 * 64 + 2 * 32 + 2 * 16
     assert found.channels == 3 * 1 + 2 * 2 + 2 * 4
     assert found.signs == (16,)  # the last rectifier feeds the mean, which keeps nothing
     assert found.covered == (64, 64, 64, 32, 32, 16)
@@ -126,6 +127,36 @@ def test_pooling_keeps_who_won():
     found = held(net, (1, 4, 4))
     assert (found.layers, found.signs, found.covered, found.winners) == ((16, 8), (32,), (), 8)
     assert training_bytes(found, 3) == 4 * 3 * 24 + 4 * 3 * 3 + 12 + 3 * 8  # 96 bits are 12 bytes
+
+
+def test_dropout_keeps_a_bit_a_value():
+    found = held(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(9, 1)), (9,))
+    assert (found.layers, found.signs) == ((9,), (9,))
+    assert training_bytes(found, 1) == 4 * 9 + 2 + 4
+
+
+def test_a_gate_keeps_what_it_weighs():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gate, self.flat = nn.Conv2d(2, 3, 1, bias=False), Gate(2, 3, 1), nn.Flatten()
+
+        def forward(self, x):
+            return self.flat(self.gate(x, self.conv(x)))
+
+    found = held(Gated(), (2, 4, 4))
+    assert (found.layers, found.whole) == ((32,), 48 + 2 + 3)  # the convolution's output, 2 means and 3 strengths
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("norm", ["batch", "scaled"])
+def test_the_layers_of_activation_pruning_keep_what_the_formula_says(norm, drop):
+    """By how much a batch of 4 keeps more than one of 2, since torch keeps copies of normalised weights as well."""
+    model = models.build(models.ModelSpec("mlp", (64,), 10, 4, norm, drop))
+    found = held(model, (64,))
+    measured = saved_bytes(model, torch.randn(4, 64)) - saved_bytes(model, torch.randn(2, 64))
+    # torch has computed no class probabilities yet
+    assert measured == training_bytes(found, 4, drop) - training_bytes(found, 2, drop) - 2 * 4 * 10
 
 
 def test_wide_positions_take_4_bytes():
@@ -250,7 +281,7 @@ def test_a_tensor_that_a_batch_norm_keeps_is_kept_once():
     """A rectifier's output that a batch norm reads is kept whole: no signs beside it, and no layer prunes it."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 4), nn.ReLU())
     found = held(net, (2,))
-    assert (found.layers, found.norms, found.signs, found.covered) == ((2, 3), 3, (4,), ())
+    assert (found.layers, found.whole, found.signs, found.covered) == ((2, 3), 3, (4,), ())
 
     class Shared(nn.Module):
         def __init__(self):
@@ -261,7 +292,7 @@ def test_a_tensor_that_a_batch_norm_keeps_is_kept_once():
             return self.add(self.norm(x), self.fc(x))
 
     found = held(Shared(), (2,))
-    assert (found.layers, found.norms) == ((), 2)
+    assert (found.layers, found.whole) == ((), 2)
 
 
 @pytest.mark.parametrize(
@@ -275,8 +306,9 @@ def test_a_tensor_that_a_batch_norm_keeps_is_kept_once():
 )
 def test_a_resumed_line_must_say_its_memory(tmp_path, damage):
     figures = dict.fromkeys(runfolder.LINE_NUMBERS, 1.0)
-    line = {"round": 0, **figures, "memory": dict.fromkeys(runfolder.MEMORY, 1), "clients": [], "refused": []}
-    line |= {"counted": True, "invited": [], **dict.fromkeys(("accuracy_worst", "accuracy_median", "accuracy_best"))}
+    unknown = {f"accuracy_{which}": None for which in ("worst", "median", "best")}
+    people = {"counted": True, "invited": [], "clients": [], "refused": []}
+    line = {"round": 0, **figures, **unknown, "memory": dict.fromkeys(runfolder.MEMORY, 1), **people}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert runfolder.read_metrics(tmp_path, 0) == [line]
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line | damage) + "\n")

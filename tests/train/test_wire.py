@@ -74,17 +74,6 @@ def test_a_damaged_message_is_always_refused(message, data):
         decode(bytes(raw))
 
 
-@given(messages, st.data())
-def test_a_forged_message_is_refused_or_a_message(message, data):
-    raw = bytearray(encode(message)[:-4])
-    for _ in range(data.draw(st.integers(1, 3))):
-        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
-        decode(sealed(bytes(raw)))
-    except WireError:
-        return
-
-
 def test_a_live_zero_keeps_its_place():
     mask = np.array([True, False, True, False])
     sent = wire.masked(np.array([0, 0, 2, 0], dtype=np.float32), mask)
@@ -106,11 +95,11 @@ def test_the_shorter_form_is_taken():
 def length_of(tensor):
     """The documented length of a tensor named by one letter in a message that has nothing else."""
     values = tensor.values if isinstance(tensor, Sparse) else tensor
-    found = len(HEAD) + 3 + 4 * len(tensor.shape) + values.dtype.itemsize * values.size
+    found = len(HEAD) + 4 + 3 + 4 * len(tensor.shape) + values.dtype.itemsize * values.size
     if isinstance(tensor, Sparse):
         size, count = int(np.prod(tensor.shape, dtype=np.int64)), values.size
         found += 4 + min(-(-size // 8), count * (2 if size <= 65536 else 4))
-    return found + 4  # the checksum
+    return found
 
 
 @given(tensors())
@@ -129,24 +118,25 @@ def test_the_length_of_large_tensors_is_the_formula(size, count, seed):
 
 @given(messages, st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=8))
 def test_what_is_accepted_is_what_encode_writes(message, changes):
-    raw = bytearray(encode(message))
+    raw = bytearray(encode(message)[:-4])
     for at, value in changes:
         raw[at % len(raw)] = value
     try:
-        back = decode(bytes(raw))
+        back = decode(sealed(bytes(raw)))
     except WireError:
         return
-    assert encode(back) == bytes(raw)
+    # 8 bits lose: what arrived is not, to the last bit, what was sent
+    assert back.bits == 8 or encode(back) == sealed(bytes(raw))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_behind_the_head_are_refused_or_a_message(data):
     for head in (b"", b"FTW1", HEAD):
         try:
-            back = decode(head + data)
+            back = decode(sealed(head + data))
         except WireError:
             continue
-        assert encode(back) == head + data
+        assert back.bits == 8 or encode(back) == sealed(head + data)
 
 
 HOSTILE = {
@@ -161,6 +151,7 @@ HOSTILE = {
     "a bitmap that does not follow": HEAD + b"\x00\x01\x01" + b"\0\0\0\x40" + b"\0\0\0\x10" + b"\xff" * 64,
     "positions that do not follow": HEAD + b"\x00\x03\x01" + b"\0\0\0\x40" + b"\0\0\x10\0" + b"\0" * 64,
     "more positions than elements": HEAD + b"\x00\x01\x01" + b"\x04\0\0\0" + b"\xff" * 4,
+    "codes that do not follow": HEAD + b"\x03\x00\x01" + b"\0\0\0\x40" + b"\0" * 64,
     "a name that is cut": b"FTW1\xff" + b"a" * 20,
 }
 
@@ -170,7 +161,7 @@ def test_hostile_lengths_are_refused_before_anything_is_allocated(name):
     tracemalloc.start()
     try:
         with pytest.raises(WireError) as error:
-            decode(HOSTILE[name])
+            decode(sealed(HOSTILE[name]))
         assert tracemalloc.get_traced_memory()[1] < 1 << 18
     finally:
         tracemalloc.stop()
@@ -193,20 +184,19 @@ def test_a_tensor_at_the_limits_is_read():
         (encode(Message("m")) + b"x", "checksum is wrong"),
         (sealed(b"FTW1\x01"), "ends after 5 bytes, 1 more were to come at 5"),
         (sealed(encode(Message("m"))[:-4] + b"x"), "1 bytes follow"),
-        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x41" + b"\x01\0\0\0" * 65), "over the limit"),
-        (sealed(b"FTW1\x01m\x02\x00\x01a" + b"\0" * 8 + b"\x01a" + b"\0" * 8 + b"\0" * 4), "a comes twice"),
-        (sealed(b"FTW1\x01\xff\x00\x00\x00\x00\x00\x00"), "not UTF-8"),
         (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x09\x00\x00"), "unknown tensor type 9"),
         (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x02" + b"\xff" * 8), "over the limit"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x02" + b"\xff" * 4 + b"\0" * 4), "over the limit"),
+        (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x00\x41" + b"\x01\0\0\0" * 65), "over the limit"),
         (sealed(HEAD + b"\x00\x02\x01\x64\0\0\0\x01\0\0\0\x64\0" + b"\0" * 4), "leave its 100"),
         (sealed(HEAD + b"\x00\x02\x01\x64\0\0\0\x02\0\0\0\x05\0\x05\0" + b"\0" * 8), "do not increase"),
-        (
-            sealed(HEAD + b"\x00\x02\x01\x04\0\0\0\x01\0\0\0\x03\0" + b"\0" * 4),
-            "1 positions of 4 are not written in",
-        ),
+        (sealed(HEAD + b"\x00\x02\x01\x04\0\0\0\x01\0\0\0\x03\0" + b"\0" * 4), "1 positions of 4 are not written"),
         (sealed(HEAD + b"\x00\x03\x01\x64\0\0\0\x01\0\0\0\x03\0\0\0" + b"\0" * 4), "not written in form 3"),
         (sealed(HEAD + b"\x00\x01\x01\x04\0\0\0\x05\0\0\0\x0f" + b"\0" * 20), "marks 4 positions of 4, not 5"),
         (sealed(HEAD + b"\x00\x01\x01\x04\0\0\0\x01\0\0\0\x10" + b"\0" * 4), "marks 1 positions of 4, not 1"),
+        (sealed(HEAD + b"\x03\x00\x01\x02\0\0\0" + b"\0" * 10), "2 values are shorter as they are"),
+        (sealed(b"FTW1\x01m\x02\x00\x01a" + b"\0" * 8 + b"\x01a" + b"\0" * 8 + b"\0" * 4), "a comes twice"),
+        (sealed(b"FTW1\x01\xff\x00\x00\x00\x00\x00\x00"), "not UTF-8"),
         (sealed(b"FTW1\x01m\x00\x00\x01\x00\x00\x00\x01w\x00\x01\x01\x04\0\0\0\x02\0\0\0\x01" + b"\0" * 8), "not 2"),
     ],
 )
