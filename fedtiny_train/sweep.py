@@ -25,6 +25,7 @@ from fedtiny_train.config import Config, Scalar
 
 Result = dict[str, Any]
 Progress = Callable[[Mapping[str, Any]], None]
+COSTS = ("flops_max", "memory_max", "bytes_up", "bytes_down")
 FIGURES = ("accuracy", "density", "nonzero", "weights", "cost", "refused", "rounds_missed")
 MOST_RUNS = 10_000
 
@@ -146,7 +147,7 @@ def _result(folder: Path, summary: Result) -> Result:
     def read() -> Result:
         accuracies = [a for a in summary["accuracy_per_client"] if a is not None]
         found = {key: summary[key] for key in FIGURES} | {"worst_client": min(accuracies, default=None)}
-        for value in (found["accuracy"], found["density"], *found["cost"].values()):
+        for value in (found["accuracy"], found["density"], *(found["cost"][name] for name in COSTS)):
             float(value)
         return found
 

@@ -117,7 +117,7 @@ def test_where_nobody_uploads_the_model_stays():
         best = wire.encode(Message("own", {}, {client.UPLOADED: np.array(0.0)}))  # no loss is below 0
         state = dataclasses.replace(state, own=dict.fromkeys(range(3), best))
         found, line = rounds.train_round(run, state, 1)
-        traffic = Traffic()
+        traffic = Traffic(1)
         orders = rounds.method("fl-pqsu").orders(run.setting, state, 1)
         outcome, _ = rounds.one_round(run, state, 1, orders, traffic, 0.1)
     assert {n: a.tobytes() for n, a in found.tensors.items()} == {n: a.tobytes() for n, a in state.tensors.items()}
@@ -125,8 +125,8 @@ def test_where_nobody_uploads_the_model_stays():
     assert [one.get("skipped") for one in line["clients"]] == [True] * 3
     assert line["refused"] == []
     assert outcome.messages == {}
-    # "FTW1", the kind, two numbers by name, no tensors
-    assert line["bytes_up"] == traffic.up == 3 * (4 + 8 + 2 + (8 + 8) + (5 + 8) + 4)
+    # "FTW1", the kind, two numbers by name, no tensors, the checksum
+    assert line["bytes_up"] == traffic.up == 3 * (4 + 8 + 2 + (8 + 8) + (5 + 8) + 4 + 4)
 
 
 def test_the_small_network_is_written_down_and_the_configuration_stays(tools, tmp_path):

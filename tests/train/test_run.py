@@ -230,6 +230,7 @@ def some_lines(count):
     """Lines of metrics as `rounds` makes them, with arbitrary figures."""
     figures = dict.fromkeys((*runfolder.LINE_NUMBERS, *(f"accuracy_{w}" for w in ("worst", "median", "best"))), 0.5)
     rest = {"counted": True, "invited": [0], "clients": [{"id": 0}], "refused": []}
+    rest["memory"] = dict.fromkeys(runfolder.MEMORY, 1)
     return [{"round": number} | figures | rest for number in range(count)]
 
 
