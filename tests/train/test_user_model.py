@@ -21,6 +21,7 @@ from fedtiny_train import client, data, models, onnx_out, rounds, trace, wire
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import Config, ModelOptions, apply_flags, settle, to_toml
 from fedtiny_train.data import Shard
+from fedtiny_train.engine import Order
 from fedtiny_train.session import opened
 from fedtiny_train.wire import Message
 
@@ -271,11 +272,12 @@ def test_dropout_is_drawn_by_the_keys_of_a_client_and_a_round(network):
     found = []
     for seed in (7, 8):
         torch.manual_seed(seed)
-        found.append([client.answer(wire.encode(request), b"", shard, local) for request in requests])
+        found.append([client.answer(Order(1, wire.encode(request)), shard, local) for request in requests])
         torch.manual_seed(seed)
-        found[-1].append(client.answer(wire.encode(requests[-1]), b"", shard, local))
+        found[-1].append(client.answer(Order(1, wire.encode(requests[-1])), shard, local))
     assert found[0] == found[1]
-    assert wire.decode(found[0][0]).numbers["loss"] != pytest.approx(wire.decode(found[0][1]).numbers["loss"], rel=0.01)
+    losses = [wire.decode(reply.body).numbers["loss"] for reply in found[0][:2]]
+    assert losses[0] != pytest.approx(losses[1], rel=0.01)
 
 
 def test_dropout_of_pre_training_is_drawn_by_the_seed(network, tmp_path):
