@@ -62,7 +62,7 @@ def bar(rounds: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         done += bool(line["counted"] and line["round"])
         notes = trouble(line)
         for text in notes[: TROUBLE_LINES - told]:
-            console.print(text, markup=False, highlight=False)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         shown = min(len(notes), TROUBLE_LINES - told)
         told, untold = told + shown, untold + len(notes) - shown
         note = f"accuracy {line['accuracy']:6.2%}  loss {line['loss']:.3f}"

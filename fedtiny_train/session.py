@@ -80,13 +80,17 @@ class Run:
         kept: Message | None = None,
         own: Mapping[int, bytes] | None = None,
     ) -> Answers:
-        """Ask outside the rounds: below a quorum, those that did not answer well are asked again, but not for ever."""
+        """Ask outside the rounds: those that did not answer well are asked again, but not for ever.
+
+        What is asked here is asked of all, since it is about all: a statistic of half the clients is another one. In
+        the end a quorum has to do.
+        """
         options = self.config.server
         found = self.ask(traffic, request, check, clients, kept, own)
         for _ in range(options.patience - 1):
-            if found.lack(options.quorum) is None:
-                break
             missing = [k for k in found.invited if k not in found.messages]
+            if not missing:
+                break
             again = self.ask(traffic, request, check, missing, kept, own)
             found = replace(again, messages={**found.messages, **again.messages}, invited=found.invited)
         if error := found.lack(options.quorum):
