@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x314D5446  # "FTM1", little-endian
-VERSION = 1
+VERSION = 2
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
-MAX_KERNEL_HEIGHT = 16  # the runtime keeps one offset a window row on its stack
+MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
 GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
 
 
@@ -161,6 +161,8 @@ CONV = Record("conv", "parameters of the convolutions; a fully connected layer i
     Field("act_min", "b", "outputs are clamped to act_min..act_max"),
     Field("act_max", "b", ""),
     Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
+    Field("rows", "H", "output rows made at a time, at least 1"),
+    Field("reserved", "H", "0"),
     Field("bias", "I", "offset of int32 per output channel, input zero point folded in"),
     Field("multiplier", "I", "offset of int32 per output channel, 0 or 2^30..2^31-1"),
     Field("shift", "I", "offset of int8 per output channel, -31..30; left is positive"),

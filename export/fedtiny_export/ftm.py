@@ -155,7 +155,7 @@ class _Writer:
             output=self.index[node.output],
             params=params,
             scratch=self.scratch.get(index, 0),
-            scratch_bytes=scratch_bytes(self.graph, index, self.packed),
+            scratch_bytes=scratch_bytes(self.graph, index, self.packed, self.plan.rows.get(node.name, 1)),
         )
 
     def _input(self, node: Node) -> int:
@@ -209,6 +209,8 @@ class _Writer:
             act_min=low,
             act_max=high,
             max_taps=packed.max_taps,
+            rows=self.plan.rows.get(node.name, 1),
+            reserved=0,
             bias=channel_bias,
             multiplier=channel_multiplier,
             shift=channel_shift,

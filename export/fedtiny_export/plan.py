@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .abi import Kernel
-from .ir import Graph, Op
+from .ir import Graph, Node, Op
 from .sparse import Packed
 
 ALIGNMENT = 4
+# The inner loops of the runtime's convolutions: pixels, and numbers of taps, that they take at once.
+BLOCK = 8
+DENSE_TAPS, SPARSE_TAPS = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,16 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every buffer with its offset in the arena; `lower_bound` is what the widest operator needs in any plan."""
+    """Every buffer with its offset in the arena; `lower_bound` is what the widest operator needs in any plan.
+
+    `rows` says of each convolution how many output rows it makes at a time.
+    """
 
     buffers: tuple[Buffer, ...]
     offsets: tuple[int, ...]
     arena_bytes: int
     lower_bound: int
+    rows: Mapping[str, int]
 
     def tensor_offsets(self) -> dict[str, int]:
         """Where each tensor lies."""
@@ -46,17 +53,32 @@ class Plan:
         return {b.first: offset for b, offset in zip(self.buffers, self.offsets, strict=True) if b.scratch}
 
 
-def scratch_bytes(graph: Graph, index: int, packed: Mapping[str, Packed]) -> int:
-    """Taps of one output channel, then a ring of padded rows: see ft_conv_run in the runtime."""
+def scratch_bytes(graph: Graph, index: int, packed: Mapping[str, Packed], rows: int = 1) -> int:
+    """Weights of one or two output channels, then a window of padded input rows: see ft_conv.c in the runtime."""
     node = graph.nodes[index]
     if node.op not in (Op.CONV, Op.DENSE):
         return 0
-    taps = 4 * packed[node.name].max_taps
-    if node.op is Op.DENSE or not any(node.window.pads):
-        return taps
-    _, width, channels = graph.tensors[node.inputs[0]].image
-    _, left, _, right = node.window.pads
-    return taps + node.window.kernel[0] * (left + width + right) * channels
+    taps, kernel = packed[node.name].max_taps, packed[node.name].kernel
+    if node.op is Op.DENSE:
+        return 4 * taps
+    window, image = node.window, graph.tensors[node.inputs[0]].image
+    pairs = (image[2] + 1) // 2
+    words = 3 * _multiple(window.kernel[0] * window.kernel[1] * pairs, DENSE_TAPS)
+    if kernel is not Kernel.CONV_DENSE:
+        words = 2 * _multiple(taps, SPARSE_TAPS)
+    filled = (rows - 1) * window.stride[0] + window.kernel[0]
+    return 4 * (words + filled * pairs * plane_words(graph, node))
+
+
+def plane_words(graph: Graph, node: Node) -> int:
+    """Words of one channel pair of one row of a convolution's window: a run of columns for each phase of the stride."""
+    _, width, _ = graph.tensors[node.output].image
+    kernel, stride = node.window.kernel[1], node.window.stride[1]
+    return sum(max(width, BLOCK) + (kernel - 1 - phase) // stride for phase in range(min(stride, kernel)))
+
+
+def _multiple(count: int, of: int) -> int:
+    return count + -count % of
 
 
 def make_plan(graph: Graph, packed: Mapping[str, Packed]) -> Plan:
@@ -75,7 +97,7 @@ def make_plan(graph: Graph, packed: Mapping[str, Packed]) -> Plan:
     offsets = place(buffers)
     arena = max(offset + buffer.size for offset, buffer in zip(offsets, buffers, strict=True))
     bound = max(sum(b.size for b in buffers if b.first <= i <= b.last) for i in range(len(graph.nodes)))
-    return Plan(tuple(buffers), offsets, arena + -arena % ALIGNMENT, bound)
+    return Plan(tuple(buffers), offsets, arena + -arena % ALIGNMENT, bound, {})
 
 
 def place(buffers: Sequence[Buffer]) -> tuple[int, ...]:

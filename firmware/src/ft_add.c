@@ -1,5 +1,14 @@
 /* Addition of two tensors of one shape, each with a scale and zero point of its own. */
+#include "fedtiny/ft_config.h"
+
+#if FT_FAST_CONV && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O2")
+#endif
+
+#include "arch/ft_arch.h"
 #include "ft_internal.h"
+
+#define HALF 0x40000000 /* the multiplier of the input with the larger scale: a half, exactly */
 
 static int shift_ok(int32_t multiplier, int32_t shift) { return multiplier >= 0 && shift <= 0 && shift >= -31; }
 
@@ -15,20 +24,52 @@ static ft_status_t check(const ft_context_t *context) {
     return FT_OK;
 }
 
-FT_HOT static void run(const ft_context_t *context) {
-    ft_add_t add;
-    ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
-    const int8_t *a = ft_data(context, &context->input), *b = ft_data(context, &context->input2);
-    int8_t *out = ft_data(context, &context->output);
-    ft_scale_t first = ft_scale(add.multiplier1, add.shift1), second = ft_scale(add.multiplier2, add.shift2);
-    ft_scale_t result = ft_scale(add.multiplier_out, add.shift_out);
-    int32_t zero_a = context->input.zero_point, zero_b = context->input2.zero_point;
-    uint32_t count = ft_tensor_bytes(&context->output);
-    for (uint32_t i = 0; i < count; i++) {
-        int32_t x = (a[i] - zero_a) * (1 << 20), y = (b[i] - zero_b) * (1 << 20);
-        int32_t value = ft_rescale(ft_rescale(x, &first) + ft_rescale(y, &second), &result);
-        out[i] = ft_finish(value, context->output.zero_point, add.act_min, add.act_max);
+/* One addition: two inputs and where the sums go. */
+typedef struct {
+    const int8_t *a, *b;
+    int8_t *out;
+    uint32_t count;
+    int32_t zero_a, zero_b;
+} operands_t;
+
+/* `a` is halved exactly, which is a shift by 19 instead of 20; `b` is rescaled by a right shift r of at least 1. */
+FT_HOT static void add_quickly(operands_t x, int32_t multiplier, uint32_t r, ft_quick_t result) {
+    uint32_t low = r == 1u ? 0xC0000000u : 0x40000000u;
+    int32_t high = r == 1u ? 0 : 1 << (r - 2u), sign = r == 1u ? 0 : -1, offset = -x.zero_a * (1 << 19);
+    for (const int8_t *end = x.a + x.count; x.a < end;) {
+        int32_t y = (*x.b++ - x.zero_b) * (1 << 20);
+        uint32_t start = ((uint32_t)y & 0x80000000u) ^ low, upper = (uint32_t)(high + ((y >> 31) & sign));
+        int64_t scaled = (int64_t)(((uint64_t)upper << 32) | start) + (int64_t)y * multiplier;
+        int32_t sum = *x.a++ * (1 << 19) + offset + ((int32_t)(scaled >> 32) >> (r - 1u));
+        *x.out++ = (int8_t)ft_saturate(ft_quick_rescale(sum, &result));
     }
+}
+
+FT_HOT static void add_any(operands_t x, const ft_add_t *add, int32_t zero_point) {
+    ft_scale_t first = ft_scale(add->multiplier1, add->shift1), second = ft_scale(add->multiplier2, add->shift2);
+    ft_scale_t result = ft_scale(add->multiplier_out, add->shift_out);
+    for (uint32_t i = 0; i < x.count; i++) {
+        int32_t a = (x.a[i] - x.zero_a) * (1 << 20), b = (x.b[i] - x.zero_b) * (1 << 20);
+        int32_t value = ft_rescale(ft_rescale(a, &first) + ft_rescale(b, &second), &result);
+        x.out[i] = ft_finish(value, zero_point, add->act_min, add->act_max);
+    }
+}
+
+static void run(const ft_context_t *context) {
+    const ft_tensor_t *a = &context->input, *b = &context->input2, *out = &context->output;
+    ft_add_t add;
+    ft_quick_t result;
+    ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
+    operands_t x = {ft_data(context, a), ft_data(context, b), ft_data(context, out), ft_tensor_bytes(out), 0, 0};
+    operands_t swapped = {x.b, x.a, x.out, x.count, b->zero_point, a->zero_point};
+    x.zero_a = a->zero_point, x.zero_b = b->zero_point;
+    int quick = ft_quick(&result, add.multiplier_out, add.shift_out, out->zero_point);
+    if (!quick || add.act_min != -128 || add.act_max != 127) add_any(x, &add, out->zero_point);
+    else if (add.multiplier1 == HALF && add.shift1 == 0 && add.shift2 < 0)
+        add_quickly(x, add.multiplier2, (uint32_t)-add.shift2, result);
+    else if (add.multiplier2 == HALF && add.shift2 == 0 && add.shift1 < 0)
+        add_quickly(swapped, add.multiplier1, (uint32_t)-add.shift1, result);
+    else add_any(x, &add, out->zero_point);
 }
 
 const ft_kernel_t ft_kernel_add = {check, run};

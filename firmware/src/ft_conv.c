@@ -1,22 +1,34 @@
-/* The part of a convolution that does not depend on how its weights are packed.
- *
- * A padded input is read through a ring of as many rows as the window has, each row copied in once with its
- * padding; an unpadded one is read in place. Either way a kernel sees plain rows. */
-#include <string.h>
-
+/* The part of a convolution that does not depend on how its weights are packed. */
 #include "ft_conv.h"
 
-static int is_padded(const ft_context_t *context, const ft_conv_t *conv) {
-    uint32_t rows = (context->output.height - 1u) * conv->stride_height + conv->kernel_height;
-    return conv->pad_top != 0u || conv->pad_left != 0u || conv->pad_right != 0u || rows > context->input.height;
+/* Sizes of the window; 0 if it cannot be this large. */
+static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
+    const ft_conv_t *conv = &state->conv;
+    uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
+    uint32_t block = context->output.width < 8u ? 8u : context->output.width;
+    state->context = context;
+    state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * context->input.channels;
+    state->pairs = (context->input.channels + 1u) / 2u;
+    state->positions = block + reach / stride;
+    state->last = reach % stride;
+    state->phases = stride <= reach ? stride : reach + 1u;
+    state->plane = state->phases * state->positions;
+    if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
+    uint64_t row = (uint64_t)state->pairs * state->plane;
+    if (row > UINT32_MAX) return 0u;
+    state->row = (uint32_t)row;
+    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height);
 }
 
-static uint32_t pitch(const ft_context_t *context, const ft_conv_t *conv) {
-    return ((uint32_t)conv->pad_left + context->input.width + conv->pad_right) * context->input.channels;
+static uint32_t tap_words(const ft_conv_state_t *state, int sparse) {
+    uint32_t taps = (uint32_t)state->conv.kernel_height * state->conv.kernel_width * state->pairs;
+    if (sparse && ft_is_vector(state)) return state->conv.max_taps;
+    if (sparse) return 2u * (state->conv.max_taps + state->conv.max_taps % FT_SPARSE_TAPS);
+    return ft_is_vector(state) ? 0u : 3u * ((taps + FT_DENSE_TAPS - 1u) / FT_DENSE_TAPS * FT_DENSE_TAPS);
 }
 
 /* No input can make a sum leave 32 bits, shifted left or not: the bias keeps a distance of 128 * 128 a weight. */
-static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint64_t weights) {
+static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint32_t weights) {
     const ft_model_t *model = context->model;
     uint32_t channels = context->output.channels;
     if (!ft_inside(model, conv->bias, 4u * channels) || !ft_inside(model, conv->multiplier, 4u * channels))
@@ -29,108 +41,115 @@ static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *co
         int32_t multiplier = (int32_t)ft_words_at(model, conv->multiplier)[c];
         int8_t shift = (int8_t)ft_byte(ft_words_at(model, conv->shift), c);
         if (multiplier < 0 || shift < -31 || shift > 30) return FT_ERROR_FORMAT;
-        int64_t limit = (INT32_MAX >> (shift > 0 ? shift : 0)) - (int64_t)(weights / channels) * 16384;
+        int64_t limit = (INT32_MAX >> (shift > 0 ? shift : 0)) - (int64_t)weights * 16384;
         if (bias > limit || bias < -limit) return FT_ERROR_FORMAT;
     }
     return FT_OK;
 }
 
-ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_t *conv, uint32_t *weight_count) {
+ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse) {
     const ft_tensor_t *in = &context->input, *out = &context->output;
+    ft_conv_t *conv = &state->conv;
     if (!ft_inside(context->model, context->op.params, FT_CONV_BYTES)) return FT_ERROR_FORMAT;
     ft_read(context->model, context->op.params, conv, FT_CONV_BYTES);
     if (conv->kernel_height == 0u || conv->kernel_height > FT_MAX_KERNEL_HEIGHT || conv->kernel_width == 0u)
         return FT_ERROR_FORMAT;
-    if (conv->stride_height == 0u || conv->stride_width == 0u || conv->act_min > conv->act_max)
+    if (conv->stride_height == 0u || conv->stride_width == 0u || conv->rows == 0u || conv->act_min > conv->act_max)
         return FT_ERROR_FORMAT;
     uint32_t wide = (uint32_t)conv->pad_left + in->width + conv->pad_right;
     if ((out->width - 1u) * conv->stride_width + conv->kernel_width > wide) return FT_ERROR_FORMAT;
-    uint64_t weights = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels * out->channels;
-    uint64_t ring = is_padded(context, conv) ? (uint64_t)conv->kernel_height * wide * in->channels : 0u;
-    if (weights >= (1u << 30) || ring + 4u * (uint64_t)conv->max_taps > context->op.scratch_bytes)
-        return FT_ERROR_FORMAT;
-    if (conv->max_taps != 0u && context->model->header.arena_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
-    *weight_count = (uint32_t)weights;
-    return check_arrays(context, conv, weights);
+    uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
+    if (fan_in * out->channels >= (1u << 30) || (sparse && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
+    uint64_t window = measure(context, state), taps = tap_words(state, sparse);
+    if (ft_is_vector(state)) window = 0u;
+    else if (window == 0u) return FT_ERROR_FORMAT;
+    if (window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
+    return check_arrays(context, conv, state->weights);
 }
 
-/* Copy padded input row `index` (0 is the first padding row above the image) to `to`. */
-static void fill_row(const ft_conv_row_t *row, uint32_t index, int8_t *to) {
-    const ft_tensor_t *in = &row->context->input;
-    uint32_t left = (uint32_t)row->conv.pad_left * in->channels, bytes = (uint32_t)in->width * in->channels;
-    uint32_t right = (uint32_t)row->conv.pad_right * in->channels, y = index - row->conv.pad_top;
-    if (index < row->conv.pad_top || y >= in->height) {
-        memset(to, row->conv.pad_value, left + bytes + right);
+/* One pixel's channels, a pair in each plane; channels beyond the last meet no weight. */
+static void put_pixel(const ft_conv_state_t *state, const int8_t *from, uint32_t *to) {
+    uint32_t c = 0, channels = state->context->input.channels, plane = state->plane;
+    if (((uintptr_t)from | channels) % 4u == 0u) {
+        for (; c < channels; c += 4u, to += 2u * plane)
+            ft_widen(*(const uint32_t *)(const void *)(from + c), to, to + plane);
         return;
     }
-    memset(to, row->conv.pad_value, left);
-    memcpy(to + left, ft_data(row->context, in) + y * bytes, bytes);
-    memset(to + left + bytes, row->conv.pad_value, right);
+    for (; c + 2u <= channels; c += 2u, to += plane) *to = ft_pair(from[c], from[c + 1u]);
+    if (c < channels) *to = ft_pair(from[c], 0);
 }
 
-void ft_conv_run(const ft_context_t *context, ft_conv_row_fn fn) {
-    const ft_tensor_t *in = &context->input, *out = &context->output;
-    ft_conv_row_t row;
-    row.context = context;
-    ft_read(context->model, context->op.params, &row.conv, FT_CONV_BYTES);
-    row.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
-    row.run = (uint32_t)row.conv.kernel_width * in->channels;
-    row.step = (uint32_t)row.conv.stride_width * in->channels;
-    row.out = ft_data(context, out);
-    int padded = is_padded(context, &row.conv);
-    int8_t *ring = (int8_t *)(row.taps + row.conv.max_taps);
-    row.rows = padded ? ring : ft_data(context, in);
-    uint32_t pitch_bytes = pitch(context, &row.conv), height = row.conv.kernel_height, filled = 0;
-    for (uint32_t y = 0; y < out->height; y++, row.out += (uint32_t)out->width * out->channels) {
-        uint32_t top = y * row.conv.stride_height;
-        for (uint32_t k = 0; k < height; k++) {
-            uint32_t slot = padded ? (top + k) % height : top + k;
-            row.row[k] = slot * pitch_bytes;
-            if (padded && top + k >= filled) {
-                fill_row(&row, top + k, ring + row.row[k]);
-                filled = top + k + 1u;
-            }
+static void put_padding(const ft_conv_state_t *state, uint32_t *to) {
+    uint32_t pair = ft_pair(state->conv.pad_value, state->conv.pad_value);
+    for (uint32_t i = 0; i < state->pairs; i++, to += state->plane) *to = pair;
+}
+
+/* Put padded input row `index` (0 is the first padding row above the image) into the window. */
+FT_HOT static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to) {
+    const ft_tensor_t *in = &state->context->input;
+    uint32_t y = index - state->conv.pad_top, x = 0u - state->conv.pad_left;
+    uint32_t width = index >= state->conv.pad_top && y < in->height ? in->width : 0u;
+    const int8_t *from = ft_data(state->context, in) + (width == 0u ? 0u : y * in->width * in->channels);
+    ft_column_t column = {0u, 0u, 0u};
+    for (; column.position < state->positions; x++, ft_next_column(state, &column)) {
+        uint32_t *at = to + column.start + column.position;
+        if (column.phase >= state->phases || column.position >= ft_positions(state, column.phase)) continue;
+        if (x < width) put_pixel(state, from + x * in->channels, at);
+        else put_padding(state, at);
+    }
+}
+
+static void move_down(uint32_t *to, const uint32_t *from, uint32_t words) {
+    for (; words >= 4u; words -= 4u, to += 4, from += 4) {
+        uint32_t a = from[0], b = from[1], c = from[2], d = from[3];
+        to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+    }
+    for (; words > 0u; words--) *to++ = *from++;
+}
+
+void ft_conv_run(const ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
+    const ft_tensor_t *out = &context->output;
+    ft_conv_state_t state;
+    ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
+    (void)measure(context, &state);
+    state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
+    state.window = state.taps + tap_words(&state, sparse);
+    state.out = ft_data(context, out);
+    if (begin != NULL) begin(&state);
+    uint32_t filled = 0, step = (uint32_t)state.conv.rows * state.conv.stride_height;
+    for (uint32_t y = 0, top = 0; y < out->height; y += state.conv.rows, top += step) {
+        uint32_t left = out->height - y;
+        state.height = left < state.conv.rows ? left : state.conv.rows;
+        if (!ft_is_vector(&state)) {
+            if (filled > top) move_down(state.window, state.window + step * state.row, (filled - top) * state.row);
+            else filled = top;
+            uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
+            for (; filled < end; filled++) fill_row(&state, filled, state.window + (filled - top) * state.row);
         }
-        fn(&row);
+        pass(&state);
+        state.out += state.height * out->width * out->channels;
     }
 }
 
-void ft_conv_begin(const ft_conv_row_t *row, uint32_t channel, ft_conv_channel_t *to) {
-    const ft_model_t *model = row->context->model;
-    const ft_tensor_t *out = &row->context->output;
-    int32_t multiplier = (int32_t)ft_words_at(model, row->conv.multiplier)[channel];
-    to->bias = (int32_t)ft_words_at(model, row->conv.bias)[channel];
-    to->scale = ft_scale(multiplier, (int8_t)ft_byte(ft_words_at(model, row->conv.shift), channel));
-    to->zero_point = out->zero_point;
-    to->low = row->conv.act_min;
-    to->high = row->conv.act_max;
-    to->out = row->out + channel;
-    to->pitch = out->channels;
+void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
+    const ft_model_t *model = state->context->model;
+    to->bias = (int32_t)ft_words_at(model, state->conv.bias)[channel];
+    to->multiplier = (int32_t)ft_words_at(model, state->conv.multiplier)[channel];
+    to->shift = (int8_t)ft_byte(ft_words_at(model, state->conv.shift), channel);
+    to->zero_point = state->context->output.zero_point;
+    to->low = state->conv.act_min;
+    to->high = state->conv.act_max;
+    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, to->zero_point) && to->low == -128 && to->high == 127;
 }
 
-FT_HOT void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t count) {
-    const uint32_t *taps = row->taps, *end = taps + count;
-    uint32_t step = row->step, width = row->context->output.width, x = 0;
-    const int8_t *p = row->rows;
-    ft_conv_channel_t to;
-    ft_conv_begin(row, channel, &to);
-    for (; x + 4u <= width; x += 4u, p += 4u * step) {
-        const int8_t *p1 = p + step, *p2 = p1 + step, *p3 = p2 + step;
-        int32_t s0 = to.bias, s1 = to.bias, s2 = to.bias, s3 = to.bias;
-        for (const uint32_t *tap = taps; tap < end; tap++) {
-            uint32_t at = *tap >> 8;
-            int32_t weight = (int8_t)*tap;
-            s0 += weight * p[at];
-            s1 += weight * p1[at];
-            s2 += weight * p2[at];
-            s3 += weight * p3[at];
-        }
-        int32_t sums[4] = {s0, s1, s2, s3};
-        for (uint32_t i = 0; i < 4u; i++) ft_conv_store(&to, sums[i]);
+FT_HOT void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch) {
+    const int32_t *end = sums + count;
+    if (channel->is_quick) {
+        ft_quick_t quick = channel->quick;
+        for (; sums < end; out += pitch) *out = (int8_t)ft_saturate(ft_quick_rescale(*sums++, &quick));
+        return;
     }
-    for (; x < width; x++, p += step) {
-        int32_t sum = to.bias;
-        for (const uint32_t *tap = taps; tap < end; tap++) sum += (int8_t)*tap * p[*tap >> 8];
-        ft_conv_store(&to, sum);
-    }
+    ft_scale_t scale = ft_scale(channel->multiplier, channel->shift);
+    for (; sums < end; out += pitch)
+        *out = ft_finish(ft_rescale(*sums++, &scale), channel->zero_point, channel->low, channel->high);
 }

@@ -1,0 +1,20 @@
+/* Small operations of the inner loops, in plain C. */
+#ifndef FT_ARCH_PLAIN_H
+#define FT_ARCH_PLAIN_H
+
+#include <stdint.h>
+
+/* Two int8 numbers as the two signed halves of a word. */
+static inline uint32_t ft_pair(int32_t first, int32_t second) {
+    return ((uint32_t)first & 0xFFFFu) | ((uint32_t)second << 16);
+}
+
+/* The four int8 numbers of a word as two pairs. */
+static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
+    *first = ft_pair((int8_t)four, (int8_t)(four >> 8));
+    *second = ft_pair((int8_t)(four >> 16), (int8_t)(four >> 24));
+}
+
+static inline int32_t ft_saturate(int32_t value) { return value < -128 ? -128 : value > 127 ? 127 : value; }
+
+#endif
