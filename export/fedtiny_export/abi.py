@@ -15,6 +15,7 @@ VERSION = 2
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
 MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
+MAX_CHAIN = 3  # operators that hand rows to one another
 GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
 
 
@@ -136,11 +137,13 @@ TENSOR = Record("tensor", "an int8 activation in the arena, rows of pixels of ch
     Field("channels", "H", ""),
     Field("zero_point", "h", ""),
     Field("scale", "f", "real = scale * (int8 - zero_point); never used by kernels"),
+    Field("rows", "H", "how many of the rows are in the arena at a time"),
+    Field("reserved", "H", "0"),
 ))  # fmt: skip
 
 OP = Record("op", "one operator; operators run in file order", (
     Field("kernel", "B", "FT_KERNEL_*"),
-    Field("reserved", "B", "0"),
+    Field("streamed", "B", "1: its rows go to the next operator as they are made, else 0"),
     Field("input", "H", "tensor index"),
     Field("input2", "H", "tensor index, or FT_NO_TENSOR"),
     Field("output", "H", "tensor index"),
@@ -217,6 +220,7 @@ def header_text() -> str:
         f"#define FT_CRC_FROM {CRC_FROM}u",
         f"#define FT_GAP_SKIP {GAP_SKIP}u",
         f"#define FT_MAX_KERNEL_HEIGHT {MAX_KERNEL_HEIGHT}u",
+        f"#define FT_MAX_CHAIN {MAX_CHAIN}u",
         "typedef enum ft_status {",
         *(f"    FT_{status.name} = {status.value}, /* {STATUS_TEXT[status]} */" for status in Status),
         "} ft_status_t;",

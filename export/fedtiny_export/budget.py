@@ -296,7 +296,7 @@ def _advice(
     if flash_over:
         lines.append(_density_advice(ftm, flash_over))
     if ram_over:
-        lines.append(_peak_advice(graph, ftm.plan))
+        lines.append(_peak_advice(ftm.plan.graph, ftm.plan))
     fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, tables)]
     lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
     return tuple(lines)

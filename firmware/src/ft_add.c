@@ -20,6 +20,7 @@ static ft_status_t check(const ft_context_t *context) {
     if (!shift_ok(add.multiplier1, add.shift1) || !shift_ok(add.multiplier2, add.shift2)) return FT_ERROR_FORMAT;
     if (!shift_ok(add.multiplier_out, add.shift_out) || add.act_min > add.act_max) return FT_ERROR_FORMAT;
     if (a->height != out->height || a->width != out->width || a->channels != out->channels) return FT_ERROR_FORMAT;
+    if (context->op.streamed) return FT_ERROR_FORMAT;
     if (b->height != out->height || b->width != out->width || b->channels != out->channels) return FT_ERROR_FORMAT;
     return FT_OK;
 }
@@ -55,12 +56,15 @@ FT_HOT static void add_any(operands_t x, const ft_add_t *add, int32_t zero_point
     }
 }
 
-static void run(const ft_context_t *context) {
+static void run(ft_context_t *context) {
     const ft_tensor_t *a = &context->input, *b = &context->input2, *out = &context->output;
     ft_add_t add;
     ft_quick_t result;
     ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
-    operands_t x = {ft_data(context, a), ft_data(context, b), ft_data(context, out), ft_tensor_bytes(out), 0, 0};
+    uint32_t y = context->row, end = context->available < out->height ? context->available : out->height;
+    uint32_t count = (end - y) * out->width * out->channels;
+    operands_t x = {ft_row(context, a, y), ft_row(context, b, y), ft_row(context, out, y), count, 0, 0};
+    context->row = end;
     operands_t swapped = {x.b, x.a, x.out, x.count, b->zero_point, a->zero_point};
     x.zero_a = a->zero_point, x.zero_b = b->zero_point;
     int quick = ft_quick(&result, add.multiplier_out, add.shift_out, out->zero_point);

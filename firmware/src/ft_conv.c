@@ -64,6 +64,7 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, i
     if (ft_is_vector(state)) window = 0u;
     else if (window == 0u) return FT_ERROR_FORMAT;
     if (window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
+    if (context->op.streamed && (ft_is_vector(state) || out->rows != conv->rows)) return FT_ERROR_FORMAT;
     return check_arrays(context, conv, state->weights);
 }
 
@@ -89,7 +90,7 @@ FT_HOT static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32
     const ft_tensor_t *in = &state->context->input;
     uint32_t y = index - state->conv.pad_top, x = 0u - state->conv.pad_left;
     uint32_t width = index >= state->conv.pad_top && y < in->height ? in->width : 0u;
-    const int8_t *from = ft_data(state->context, in) + (width == 0u ? 0u : y * in->width * in->channels);
+    const int8_t *from = width == 0u ? NULL : ft_row(state->context, in, y);
     ft_column_t column = {0u, 0u, 0u};
     for (; column.position < state->positions; x++, ft_next_column(state, &column)) {
         uint32_t *at = to + column.start + column.position;
@@ -107,28 +108,38 @@ static void move_down(uint32_t *to, const uint32_t *from, uint32_t words) {
     for (; words > 0u; words--) *to++ = *from++;
 }
 
-void ft_conv_run(const ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
-    const ft_tensor_t *out = &context->output;
+/* Fill the window up to padded row `end`; 0 if a row of the image is not there yet. */
+static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
+    for (; context->filled < end; context->filled++) {
+        uint32_t index = context->filled, y = index - state->conv.pad_top;
+        if (index >= state->conv.pad_top && y < context->input.height && y >= context->available) return 0;
+        fill_row(state, index, state->window + (index - top) * state->row);
+    }
+    return 1;
+}
+
+/* Let go of the rows above padded row `top + step`. */
+static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t step) {
+    uint32_t next = top + step;
+    if (context->filled > next) move_down(state->window, state->window + step * state->row, (context->filled - next) * state->row);
+    else context->filled = next;
+}
+
+void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
     ft_conv_state_t state;
     ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
     (void)measure(context, &state);
     state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
     state.window = state.taps + tap_words(&state, sparse);
-    state.out = ft_data(context, out);
-    if (begin != NULL) begin(&state);
-    uint32_t filled = 0, step = (uint32_t)state.conv.rows * state.conv.stride_height;
-    for (uint32_t y = 0, top = 0; y < out->height; y += state.conv.rows, top += step) {
-        uint32_t left = out->height - y;
-        state.height = left < state.conv.rows ? left : state.conv.rows;
-        if (!ft_is_vector(&state)) {
-            if (filled > top) move_down(state.window, state.window + step * state.row, (filled - top) * state.row);
-            else filled = top;
-            uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
-            for (; filled < end; filled++) fill_row(&state, filled, state.window + (filled - top) * state.row);
-        }
-        pass(&state);
-        state.out += state.height * out->width * out->channels;
-    }
+    uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
+    state.height = left < state.conv.rows ? left : state.conv.rows;
+    state.out = ft_row(context, &context->output, context->row);
+    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
+    if (begin != NULL && context->filled == 0u) begin(&state);
+    if (!ft_is_vector(&state) && !fill(context, &state, top, end)) return;
+    pass(&state);
+    context->row += state.height;
+    if (!ft_is_vector(&state) && state.height < left) advance(context, &state, top, state.height * state.conv.stride_height);
 }
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {

@@ -38,8 +38,9 @@ typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
 /* Check everything but the weight stream, given the words that weights take in scratch. */
 ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse);
 
-/* Run `pass` until every output row is made; `begin`, if any, runs once before. */
-void ft_conv_run(const ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
+/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin`, if any, runs
+ * before the first. */
+void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
 
 /* A dense layer: one pixel in, one pixel out. It reads its input in place. */
 static inline int ft_is_vector(const ft_conv_state_t *state) {

@@ -97,6 +97,6 @@ static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(const ft_context_t *context) { ft_conv_run(context, 0, begin, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, 0, begin, pass); }
 
 const ft_kernel_t ft_kernel_conv_dense = {check, run};

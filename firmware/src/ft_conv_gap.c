@@ -61,6 +61,6 @@ FT_HOT static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(const ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_gap = {check, run};

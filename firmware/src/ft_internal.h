@@ -9,6 +9,9 @@ typedef struct ft_context {
     const ft_model_t *model;
     ft_op_t op;
     ft_tensor_t input, input2, output; /* input2 repeats input where the operator has one input */
+    uint32_t row;                      /* output rows made so far */
+    uint32_t filled;                   /* of a convolution: padded input rows taken so far */
+    uint32_t available;                /* rows that the operator before has made; UINT32_MAX if all are there */
 } ft_context_t;
 
 /* True if `bytes` bytes at `offset` lie inside the model and start at a word. */
@@ -33,12 +36,19 @@ static inline uint8_t ft_byte(const uint32_t *words, uint32_t index) {
 #endif
 }
 
+/* Bytes in the arena. */
 static inline uint32_t ft_tensor_bytes(const ft_tensor_t *tensor) {
-    return (uint32_t)tensor->height * tensor->width * tensor->channels;
+    return (uint32_t)tensor->rows * tensor->width * tensor->channels;
 }
 
 static inline int8_t *ft_data(const ft_context_t *context, const ft_tensor_t *tensor) {
     return (int8_t *)context->model->arena + tensor->offset;
+}
+
+/* Row `y` of a tensor, of which only some rows may be in the arena. */
+static inline int8_t *ft_row(const ft_context_t *context, const ft_tensor_t *tensor, uint32_t y) {
+    uint32_t at = tensor->rows == tensor->height ? y : y % tensor->rows;
+    return ft_data(context, tensor) + at * tensor->width * tensor->channels;
 }
 
 /* A factor multiplier * 2^(shift - 31), taken apart once for many numbers. */

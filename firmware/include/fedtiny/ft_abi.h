@@ -8,6 +8,7 @@
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
 #define FT_MAX_KERNEL_HEIGHT 16u
+#define FT_MAX_CHAIN 3u
 typedef enum ft_status {
     FT_OK = 0, /* done */
     FT_DONE = 1, /* the last operator has run */
@@ -52,13 +53,15 @@ typedef struct ft_tensor {
     uint16_t channels;
     int16_t zero_point;
     float scale; /* real = scale * (int8 - zero_point); never used by kernels */
+    uint16_t rows; /* how many of the rows are in the arena at a time */
+    uint16_t reserved; /* 0 */
 } ft_tensor_t;
-#define FT_TENSOR_BYTES 16u
+#define FT_TENSOR_BYTES 20u
 typedef char ft_tensor_size_check[sizeof(ft_tensor_t) == FT_TENSOR_BYTES ? 1 : -1];
 /* one operator; operators run in file order */
 typedef struct ft_op {
     uint8_t kernel; /* FT_KERNEL_* */
-    uint8_t reserved; /* 0 */
+    uint8_t streamed; /* 1: its rows go to the next operator as they are made, else 0 */
     uint16_t input; /* tensor index */
     uint16_t input2; /* tensor index, or FT_NO_TENSOR */
     uint16_t output; /* tensor index */
