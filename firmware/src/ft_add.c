@@ -33,16 +33,12 @@ typedef struct {
     int32_t zero_a, zero_b;
 } operands_t;
 
-/* `a` is halved exactly, which is a shift by 19 instead of 20; `b` is rescaled by a right shift r of at least 1. */
-FT_HOT static void add_quickly(operands_t x, int32_t multiplier, uint32_t r, ft_quick_t result) {
-    uint32_t low = r == 1u ? 0xC0000000u : 0x40000000u;
-    int32_t high = r == 1u ? 0 : 1 << (r - 2u), sign = r == 1u ? 0 : -1, offset = -x.zero_a * (1 << 19);
+/* `a` is halved exactly, which is a shift by 19 instead of 20. */
+FT_HOT static void add_quickly(operands_t x, ft_quick_t second, ft_quick_t result) {
+    int32_t offset = -x.zero_a * (1 << 19);
     for (const int8_t *end = x.a + x.count; x.a < end;) {
-        int32_t y = (*x.b++ - x.zero_b) * (1 << 20);
-        uint32_t start = ((uint32_t)y & 0x80000000u) ^ low, upper = (uint32_t)(high + ((y >> 31) & sign));
-        int64_t scaled = (int64_t)(((uint64_t)upper << 32) | start) + (int64_t)y * multiplier;
-        int32_t sum = *x.a++ * (1 << 19) + offset + ((int32_t)(scaled >> 32) >> (r - 1u));
-        *x.out++ = (int8_t)ft_saturate(ft_quick_rescale(sum, &result));
+        int32_t scaled = ft_quick_rescale((*x.b++ - x.zero_b) * (1 << 20), &second);
+        *x.out++ = (int8_t)ft_saturate(ft_quick_rescale(*x.a++ * (1 << 19) + offset + scaled, &result));
     }
 }
 
@@ -59,7 +55,7 @@ FT_HOT static void add_any(operands_t x, const ft_add_t *add, int32_t zero_point
 static void run(ft_context_t *context) {
     const ft_tensor_t *a = &context->input, *b = &context->input2, *out = &context->output;
     ft_add_t add;
-    ft_quick_t result;
+    ft_quick_t second, result;
     ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
     uint32_t y = context->row, end = context->available < out->height ? context->available : out->height;
     uint32_t count = (end - y) * out->width * out->channels;
@@ -69,10 +65,10 @@ static void run(ft_context_t *context) {
     x.zero_a = a->zero_point, x.zero_b = b->zero_point;
     int quick = ft_quick(&result, add.multiplier_out, add.shift_out, out->zero_point);
     if (!quick || add.act_min != -128 || add.act_max != 127) add_any(x, &add, out->zero_point);
-    else if (add.multiplier1 == HALF && add.shift1 == 0 && add.shift2 < 0)
-        add_quickly(x, add.multiplier2, (uint32_t)-add.shift2, result);
-    else if (add.multiplier2 == HALF && add.shift2 == 0 && add.shift1 < 0)
-        add_quickly(swapped, add.multiplier1, (uint32_t)-add.shift1, result);
+    else if (add.multiplier1 == HALF && add.shift1 == 0 && ft_quick(&second, add.multiplier2, add.shift2, 0))
+        add_quickly(x, second, result);
+    else if (add.multiplier2 == HALF && add.shift2 == 0 && ft_quick(&second, add.multiplier1, add.shift1, 0))
+        add_quickly(swapped, second, result);
     else add_any(x, &add, out->zero_point);
 }
 

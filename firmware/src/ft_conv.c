@@ -68,44 +68,72 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, i
     return check_arrays(context, conv, state->weights);
 }
 
-/* One pixel's channels, a pair in each plane; channels beyond the last meet no weight. */
-static void put_pixel(const ft_conv_state_t *state, const int8_t *from, uint32_t *to) {
-    uint32_t c = 0, channels = state->context->input.channels, plane = state->plane;
-    if (((uintptr_t)from | channels) % 4u == 0u) {
-        for (; c < channels; c += 4u, to += 2u * plane)
-            ft_widen(*(const uint32_t *)(const void *)(from + c), to, to + plane);
-        return;
-    }
-    for (; c + 2u <= channels; c += 2u, to += plane) *to = ft_pair(from[c], from[c + 1u]);
-    if (c < channels) *to = ft_pair(from[c], 0);
+/* What goes into one plane of one column phase: padding, then pixels, then padding. */
+typedef struct {
+    uint32_t *to;
+    const int8_t *from; /* the first pixel */
+    uint32_t step;      /* bytes from pixel to pixel */
+    uint32_t left, pixels, right;
+    uint32_t padding;
+} run_t;
+
+static void put_padding(uint32_t *to, uint32_t padding, uint32_t count) {
+    while (count-- > 0u) *to++ = padding;
 }
 
-static void put_padding(const ft_conv_state_t *state, uint32_t *to) {
-    uint32_t pair = ft_pair(state->conv.pad_value, state->conv.pad_value);
-    for (uint32_t i = 0; i < state->pairs; i++, to += state->plane) *to = pair;
+/* Channel c and c + 1 of every pixel; a channel beyond the last meets no weight. */
+static void put_pair(const run_t *run, uint32_t c, uint32_t channels, uint32_t *to) {
+    const int8_t *from = run->from + c;
+    for (uint32_t i = 0; i < run->pixels; i++, from += run->step)
+        *to++ = ft_pair(from[0], c + 1u < channels ? from[1] : 0);
+}
+
+/* Four channels of every pixel, aligned, to one plane and the next. */
+FT_HOT static void put_four(const run_t *run, uint32_t c, uint32_t *to, uint32_t *next) {
+    const uint32_t *from = (const uint32_t *)(const void *)(run->from + c);
+    uint32_t step = run->step / 4u;
+    for (const uint32_t *end = to + run->pixels; to < end; from += step) ft_widen(*from, to++, next++);
+}
+
+static void put_planes(const ft_conv_state_t *state, run_t run) {
+    uint32_t channels = state->context->input.channels, plane = state->plane, c = 0;
+    for (uint32_t i = 0; i < state->pairs; i++) {
+        uint32_t *to = run.to + i * plane;
+        put_padding(to, run.padding, run.left);
+        put_padding(to + run.left + run.pixels, run.padding, run.right);
+    }
+    run.to += run.left;
+    if (run.pixels == 0u) return;
+    if (((uintptr_t)run.from | channels) % 4u == 0u)
+        for (; c < channels; c += 4u, run.to += 2u * plane) put_four(&run, c, run.to, run.to + plane);
+    for (; c < channels; c += 2u, run.to += plane) put_pair(&run, c, channels, run.to);
+}
+
+/* How many of the columns phase, phase + stride.. lie before column `end`. */
+static uint32_t columns_before(uint32_t end, uint32_t phase, uint32_t stride) {
+    return end > phase ? (end - phase + stride - 1u) / stride : 0u;
 }
 
 /* Put padded input row `index` (0 is the first padding row above the image) into the window. */
-FT_HOT static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to) {
+static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to) {
     const ft_tensor_t *in = &state->context->input;
-    uint32_t y = index - state->conv.pad_top, x = 0u - state->conv.pad_left;
-    uint32_t width = index >= state->conv.pad_top && y < in->height ? in->width : 0u;
-    const int8_t *from = width == 0u ? NULL : ft_row(state->context, in, y);
-    ft_column_t column = {0u, 0u, 0u};
-    for (; column.position < state->positions; x++, ft_next_column(state, &column)) {
-        uint32_t *at = to + column.start + column.position;
-        if (column.phase >= state->phases || column.position >= ft_positions(state, column.phase)) continue;
-        if (x < width) put_pixel(state, from + x * in->channels, at);
-        else put_padding(state, at);
+    const ft_conv_t *conv = &state->conv;
+    uint32_t y = index - conv->pad_top, stride = conv->stride_width;
+    int inside = index >= conv->pad_top && y < in->height;
+    const int8_t *from = inside ? ft_row(state->context, in, y) : NULL;
+    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value)};
+    for (uint32_t phase = 0; phase < state->phases; phase++) {
+        uint32_t all = ft_positions(state, phase);
+        uint32_t left = columns_before(conv->pad_left, phase, stride);
+        uint32_t end = columns_before((uint32_t)conv->pad_left + in->width, phase, stride);
+        if (end > all) end = all;
+        run.left = inside && left < end ? left : all;
+        run.pixels = inside && left < end ? end - left : 0u;
+        run.right = all - run.left - run.pixels;
+        if (run.pixels > 0u) run.from = from + (left * stride + phase - conv->pad_left) * in->channels;
+        put_planes(state, run);
+        run.to += all;
     }
-}
-
-static void move_down(uint32_t *to, const uint32_t *from, uint32_t words) {
-    for (; words >= 4u; words -= 4u, to += 4, from += 4) {
-        uint32_t a = from[0], b = from[1], c = from[2], d = from[3];
-        to[0] = a, to[1] = b, to[2] = c, to[3] = d;
-    }
-    for (; words > 0u; words--) *to++ = *from++;
 }
 
 /* Fill the window up to padded row `end`; 0 if a row of the image is not there yet. */
@@ -121,7 +149,8 @@ static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t to
 /* Let go of the rows above padded row `top + step`. */
 static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t step) {
     uint32_t next = top + step;
-    if (context->filled > next) move_down(state->window, state->window + step * state->row, (context->filled - next) * state->row);
+    uint32_t kept = context->filled > next ? (context->filled - next) * state->row : 0u;
+    if (kept > 0u) ft_copy_words(state->window, state->window + step * state->row, kept);
     else context->filled = next;
 }
 
@@ -144,23 +173,21 @@ void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_co
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
     const ft_model_t *model = state->context->model;
-    to->bias = (int32_t)ft_words_at(model, state->conv.bias)[channel];
+    int32_t bias = (int32_t)ft_words_at(model, state->conv.bias)[channel], limit = 1 << 30;
+    to->bias = bias;
     to->multiplier = (int32_t)ft_words_at(model, state->conv.multiplier)[channel];
     to->shift = (int8_t)ft_byte(ft_words_at(model, state->conv.shift), channel);
     to->zero_point = state->context->output.zero_point;
     to->low = state->conv.act_min;
     to->high = state->conv.act_max;
     to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, to->zero_point) && to->low == -128 && to->high == 127;
+    if (state->weights >= 1u << 16) to->is_quick = 0;
+    else limit -= (int32_t)state->weights * 16384;
+    if (bias >= limit || bias <= -limit) to->is_quick = 0;
 }
 
 FT_HOT void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch) {
-    const int32_t *end = sums + count;
-    if (channel->is_quick) {
-        ft_quick_t quick = channel->quick;
-        for (; sums < end; out += pitch) *out = (int8_t)ft_saturate(ft_quick_rescale(*sums++, &quick));
-        return;
-    }
     ft_scale_t scale = ft_scale(channel->multiplier, channel->shift);
-    for (; sums < end; out += pitch)
+    for (const int32_t *end = sums + count; sums < end; out += pitch)
         *out = ft_finish(ft_rescale(*sums++, &scale), channel->zero_point, channel->low, channel->high);
 }

@@ -74,10 +74,10 @@ void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t count);
 
 /* One output channel's numbers. */
 typedef struct ft_conv_channel {
-    int32_t bias, multiplier;
+    int32_t bias, multiplier, shift;
+    int32_t zero_point, low, high;
     ft_quick_t quick;
     int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
-    int32_t shift, zero_point, low, high;
 } ft_conv_channel_t;
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to);

@@ -47,24 +47,34 @@ FT_HOT static void load_weights(const ft_conv_state_t *state, const uint32_t *we
     }
 }
 
+/* Make a block of outputs of channels that are not quick, or fewer than a block has. */
+static void slowly(const ft_block_t *block, const ft_conv_channel_t *to, uint32_t count, const uint32_t *window,
+                   uint32_t pixels, int8_t *out) {
+    int32_t sums[8];
+    ft_sums_2x4(window, block, sums);
+    for (uint32_t i = 0; i < count; i++) ft_conv_store(&to[i], sums + 4u * i, pixels, out + i, block->pitch);
+}
+
 /* Compute two output channels (`count` 1: only the first is one) for every pixel of the pass. */
 FT_HOT static void two_channels(const ft_conv_state_t *state, uint32_t channel, uint32_t count) {
     const ft_tensor_t *out = &state->context->output;
-    const uint32_t *end = taps_end(state);
-    ft_conv_channel_t to[2];
-    for (uint32_t i = 0; i < 2u; i++) ft_conv_begin(state, channel + (i < count ? i : 0u), &to[i]);
-    for (uint32_t y = 0; y < state->height; y++) {
-        const uint32_t *window = state->window + y * state->conv.stride_height * state->row;
-        for (uint32_t x = 0; x < out->width; x += 4u) {
-            int32_t sums[8], a = to[0].bias, b = to[1].bias;
-            uint32_t pixels = out->width - x;
-            if (pixels < 4u && x > 0u) x = out->width - 4u, pixels = 4u;
-            if (pixels > 4u) pixels = 4u;
-            int8_t *at = state->out + (y * out->width + x) * out->channels + channel;
-            sums[0] = sums[1] = sums[2] = sums[3] = a;
-            sums[4] = sums[5] = sums[6] = sums[7] = b;
-            ft_dot_2x4(state->taps, end, window + x, sums);
-            for (uint32_t i = 0; i < count; i++) ft_conv_store(&to[i], sums + 4u * i, pixels, at + i, out->channels);
+    uint32_t width = out->width, pitch = out->channels, step = state->conv.stride_height * state->row;
+    const uint32_t *window = state->window;
+    int8_t *to = state->out + channel;
+    ft_block_t block = {state->taps, taps_end(state), {0, 0}, pitch, {{0, 0, 0}, {0, 0, 0}}};
+    ft_conv_channel_t numbers[2];
+    for (uint32_t i = 0; i < 2u; i++) {
+        ft_conv_begin(state, channel + (i < count ? i : 0u), &numbers[i]);
+        block.bias[i] = numbers[i].bias;
+        block.scale[i] = numbers[i].quick;
+    }
+    int quick = count == 2u && numbers[0].is_quick && numbers[1].is_quick && width >= 4u;
+    for (uint32_t y = 0; y < state->height; y++, window += step, to += width * pitch) {
+        for (uint32_t x = 0; x < width; x += 4u) {
+            /* the last block of a row goes back to be whole: it makes some outputs twice */
+            if (width - x < 4u && x > 0u) x = width - 4u;
+            if (quick) ft_outputs_2x4(window + x, &block, to + x * pitch);
+            else slowly(&block, numbers, count, window + x, width < 4u ? width : 4u, to + x * pitch);
         }
     }
 }

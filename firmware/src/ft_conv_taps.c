@@ -10,22 +10,33 @@ uint32_t *ft_conv_list(const ft_conv_state_t *state) {
     return ft_is_vector(state) ? state->taps : state->taps + capacity(state);
 }
 
+/* A place in weight space: the cell (row and column of the kernel) and what it is in the window. */
+typedef struct {
+    uint32_t x, y;
+    ft_column_t column;
+} cell_t;
+
+/* Go on to the next cell; returns where its first channel pair lies in the window. */
+static uint32_t next_cell(const ft_conv_state_t *state, cell_t *cell) {
+    if (++cell->x < state->conv.kernel_width) {
+        ft_next_column(state, &cell->column);
+    } else {
+        cell->x = cell->column.phase = cell->column.start = cell->column.position = 0u;
+        cell->y++;
+    }
+    return cell->y * state->row + cell->column.start + cell->column.position;
+}
+
 /* Turn positions in weight space into steps through the window; two weights that meet one word become one tap. */
-FT_HOT static uint32_t *make_taps(const ft_conv_state_t *state, uint32_t count) {
-    const uint32_t *from = ft_conv_list(state);
-    uint32_t channels = state->context->input.channels, end = channels, last = 0, base = 0, x = 0, y = 0;
-    uint32_t *to = state->taps;
-    ft_column_t column = {0u, 0u, 0u};
+FT_HOT static uint32_t *make_taps(const ft_conv_state_t *state, const uint32_t *from, uint32_t count) {
+    uint32_t channels = state->context->input.channels, plane = state->plane;
+    uint32_t begin = 0, end = channels, base = 0, last = 0, *to = state->taps;
+    cell_t cell = {0u, 0u, {0u, 0u, 0u}};
     for (const uint32_t *stop = from + count; from < stop; from++) {
-        uint32_t position = *from >> 8;
-        for (; position >= end; end += channels) {
-            if (++x < state->conv.kernel_width) ft_next_column(state, &column);
-            else x = column.phase = column.start = column.position = 0u, y++;
-            base = y * state->row + column.start + column.position;
-        }
-        uint32_t channel = position - (end - channels), at = base + channel / 2u * state->plane;
-        int32_t weight = (int8_t)*from;
-        uint32_t pair = channel % 2u ? (uint32_t)weight << 16 : (uint32_t)weight & 0xFFFFu;
+        uint32_t position = *from >> 8, value = (uint32_t)(int8_t)*from;
+        for (; position >= end; begin = end, end += channels) base = next_cell(state, &cell);
+        position -= begin;
+        uint32_t at = base + position / 2u * plane, pair = position % 2u ? value << 16 : value & 0xFFFFu;
         if (at == last && to > state->taps) {
             to[-1] |= pair;
             continue;
@@ -38,34 +49,49 @@ FT_HOT static uint32_t *make_taps(const ft_conv_state_t *state, uint32_t count) 
     return to;
 }
 
-static void vector(const ft_conv_state_t *state, uint32_t channel, uint32_t count) {
+static void vector(const ft_conv_state_t *state, const ft_conv_channel_t *numbers, uint32_t count, int8_t *out) {
     const int8_t *in = ft_data(state->context, &state->context->input);
-    ft_conv_channel_t to;
-    ft_conv_begin(state, channel, &to);
-    int32_t sum = to.bias;
+    int32_t sum = numbers->bias;
     for (uint32_t i = 0; i < count; i++) sum += (int8_t)state->taps[i] * in[state->taps[i] >> 8];
-    ft_conv_store(&to, &sum, 1u, state->out + channel, 1u);
+    ft_conv_store(numbers, &sum, 1u, out, 1u);
+}
+
+/* A channel without weights has one output everywhere. */
+static void constant(const ft_conv_channel_t *numbers, uint32_t pixels, int8_t *out, uint32_t pitch) {
+    int8_t value;
+    ft_conv_store(numbers, &numbers->bias, 1u, &value, 1u);
+    for (; pixels > 0u; pixels--, out += pitch) *out = value;
 }
 
 FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t count) {
     const ft_tensor_t *out = &state->context->output;
+    uint32_t width = out->width, pitch = out->channels, step = state->conv.stride_height * state->row;
+    const uint32_t *window = state->window;
+    int8_t *to = state->out + channel;
+    int32_t sums[8];
+    ft_conv_channel_t numbers;
+    ft_conv_begin(state, channel, &numbers);
     if (ft_is_vector(state)) {
-        vector(state, channel, count);
+        vector(state, &numbers, count, to);
         return;
     }
-    const uint32_t *end = make_taps(state, count);
-    ft_conv_channel_t to;
-    ft_conv_begin(state, channel, &to);
-    for (uint32_t y = 0; y < state->height; y++) {
-        const uint32_t *window = state->window + y * state->conv.stride_height * state->row;
-        for (uint32_t x = 0; x < out->width; x += 8u) {
-            int32_t sums[8];
-            uint32_t pixels = out->width - x;
-            if (pixels < 8u && x > 0u) x = out->width - 8u, pixels = 8u;
-            if (pixels > 8u) pixels = 8u;
-            for (uint32_t i = 0; i < 8u; i++) sums[i] = to.bias;
-            if (end > state->taps) ft_dot_1x8(state->taps, end, window + x, sums);
-            ft_conv_store(&to, sums, pixels, state->out + (y * out->width + x) * out->channels + channel, out->channels);
+    if (count == 0u) {
+        constant(&numbers, state->height * width, to, pitch);
+        return;
+    }
+    const uint32_t *end = make_taps(state, ft_conv_list(state), count);
+    ft_block_t block = {state->taps, end, {numbers.bias, 0}, pitch, {numbers.quick, numbers.quick}};
+    int quick = numbers.is_quick && width >= 8u;
+    for (uint32_t y = 0; y < state->height; y++, window += step, to += width * pitch) {
+        for (uint32_t x = 0; x < width; x += 8u) {
+            /* the last block of a row goes back to be whole: it makes some outputs twice */
+            if (width - x < 8u && x > 0u) x = width - 8u;
+            if (quick) {
+                ft_outputs_1x8(window + x, &block, to + x * pitch);
+                continue;
+            }
+            ft_sums_1x8(window + x, &block, sums);
+            ft_conv_store(&numbers, sums, width < 8u ? width : 8u, to + x * pitch, pitch);
         }
     }
 }

@@ -75,26 +75,22 @@ static inline int32_t ft_rescale(int32_t x, const ft_scale_t *scale) {
     return (high >> scale->right) + ((high & scale->mask) > scale->half + (high < 0));
 }
 
-/* The same factor, and a zero point to add, by one multiply-add: for a right shift r of 2 to 22. Rounding twice is
- * floor((x * m + 2^30 + 2^(30 + r) - (x < 0 ? 2^31 : 0)) / 2^(31 + r)), so the shift leaves only the upper word. */
+/* The same factor and a zero point to add, for a right shift r of 1 to 22 and numbers below 2^30: rounding twice is
+ * ((x * m + 2^30 >> 31) + 2^(r - 1) - (x < 0)) >> r. That the last term asks for the sign of x and not for that of
+ * the first result makes no difference: where they differ the first result is 0 and so is the second. */
 typedef struct ft_quick {
-    int32_t multiplier, high;
-    uint32_t shift;
+    int32_t multiplier;
+    int32_t offset; /* 2^(r - 1), and the zero point times 2^r */
+    int32_t shift;  /* r */
 } ft_quick_t;
 
 /* 0 if the factor is none of these. */
 static inline int ft_quick(ft_quick_t *quick, int32_t multiplier, int32_t shift, int32_t zero_point) {
-    if (shift > -2 || shift < -22) return 0;
+    if (shift > -1 || shift < -22) return 0;
     quick->multiplier = multiplier;
-    quick->shift = (uint32_t)(-shift - 1);
-    quick->high = (1 << (quick->shift - 1u)) + zero_point * (1 << quick->shift);
+    quick->shift = -shift;
+    quick->offset = (1 << (-shift - 1)) + zero_point * (1 << -shift);
     return 1;
-}
-
-static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
-    uint32_t low = ((uint32_t)x & 0x80000000u) ^ 0x40000000u, high = (uint32_t)(quick->high + (x >> 31));
-    int64_t sum = (int64_t)(((uint64_t)high << 32) | low) + (int64_t)x * quick->multiplier;
-    return (int32_t)(sum >> 32) >> quick->shift;
 }
 
 /* Add the zero point and clamp, in the order that cannot overflow. */

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "../ft_internal.h"
+
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define FT_ARCH_ARM_DSP 1 /* Cortex-M4, M7, M33 and what is built like them */
 #include "ft_arch_arm_dsp.h"
@@ -13,15 +15,30 @@
 #include "ft_arch_plain.h"
 #endif
 
-/* Products of a window with two channels of four neighbouring pixels. A tap is three words: how many words its
- * input lies behind the one before, and a pair of weights for either channel. The taps are a multiple of
- * FT_DENSE_TAPS and at least one; sums are channel after channel and start as what is in them. */
-#define FT_DENSE_TAPS 4u
-void ft_dot_2x4(const uint32_t *taps, const uint32_t *end, const uint32_t *window, int32_t *sums);
+/* x times the factor plus the zero point, before it is clamped. */
+static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
+    return ft_high(x, quick->multiplier, quick->offset + (x >> 31)) >> quick->shift;
+}
 
-/* Products of a window with one channel of eight neighbouring pixels. A tap is two words; the taps are a multiple
- * of FT_SPARSE_TAPS and at least one. */
+/* Products of a window with one or two channels. A tap is a step through the window, in words from the tap before,
+ * and for each channel a pair of weights; their number is a multiple of FT_DENSE_TAPS or FT_SPARSE_TAPS, and not
+ * 0. The field order is known to assembly. */
+#define FT_DENSE_TAPS 4u
 #define FT_SPARSE_TAPS 2u
-void ft_dot_1x8(const uint32_t *taps, const uint32_t *end, const uint32_t *window, int32_t *sums);
+typedef struct ft_block {
+    const uint32_t *taps, *end;
+    int32_t bias[2];
+    uint32_t pitch; /* bytes from one output pixel to the next */
+    ft_quick_t scale[2];
+} ft_block_t;
+
+/* Two channels of four neighbouring pixels: sums, channel after channel; or outputs that take all of int8, the second
+ * channel's a byte behind the first's. */
+void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out);
+
+/* The same of one channel of eight neighbouring pixels. */
+void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out);
 
 #endif
