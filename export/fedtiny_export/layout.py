@@ -47,7 +47,7 @@ def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: 
     if is_vector(graph, node):
         return 4 * taps
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
-    words = 2 * _multiple(taps, SPARSE_TAPS)
+    words = 2 * (taps + SPARSE_TAPS)
     if kernel is Kernel.CONV_DENSE:
         words = 3 * _multiple(node.window.kernel[0] * node.window.kernel[1] * pairs, DENSE_TAPS)
     filled = (rows - 1) * node.window.stride[0] + node.window.kernel[0]

@@ -23,7 +23,7 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
 static uint32_t tap_words(const ft_conv_state_t *state, int sparse) {
     uint32_t taps = (uint32_t)state->conv.kernel_height * state->conv.kernel_width * state->pairs;
     if (sparse && ft_is_vector(state)) return state->conv.max_taps;
-    if (sparse) return 2u * (state->conv.max_taps + state->conv.max_taps % FT_SPARSE_TAPS);
+    if (sparse) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS);
     return ft_is_vector(state) ? 0u : 3u * ((taps + FT_DENSE_TAPS - 1u) / FT_DENSE_TAPS * FT_DENSE_TAPS);
 }
 

@@ -28,7 +28,10 @@ static ft_status_t check(const ft_context_t *context) {
         values++;
         if (++taps > state.conv.max_taps) return FT_ERROR_FORMAT;
     }
-    return values <= state.conv.weight_bytes - 4u * words ? FT_OK : FT_ERROR_FORMAT;
+    if (values > state.conv.weight_bytes - 4u * words) return FT_ERROR_FORMAT;
+    while (values > 0u)
+        if (ft_byte(bits + words, --values) == 0u) return FT_ERROR_FORMAT;
+    return FT_OK;
 }
 
 /* The position of the lowest set bit of a word that is not 0. */

@@ -40,7 +40,8 @@ static ft_status_t check(const ft_context_t *context) {
     if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
     while (stream.position < weights) {
         for (; stream.position >= end; taps = 0) end += state.weights;
-        if (++taps > state.conv.max_taps || ++stream.at > state.conv.weight_bytes) return FT_ERROR_FORMAT;
+        if (++taps > state.conv.max_taps || stream.at >= state.conv.weight_bytes) return FT_ERROR_FORMAT;
+        if (ft_byte(stream.words, stream.at++) == 0u) return FT_ERROR_FORMAT;
         stream.position++;
         if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
     }

@@ -20,11 +20,15 @@ static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
     return ft_high(x, quick->multiplier, quick->offset + (x >> 31)) >> quick->shift;
 }
 
-/* Products of a window with one or two channels. A tap is a step through the window, in words from the tap before,
- * and for each channel a pair of weights; their number is a multiple of FT_DENSE_TAPS or FT_SPARSE_TAPS, and not
- * 0. The field order is known to assembly. */
+/* Products of a window with one or two channels. A tap is a step through the window in words, and for each channel
+ * a pair of weights.
+ *
+ * Two channels: steps count from the tap before; the number of taps is a multiple of FT_DENSE_TAPS. One channel:
+ * steps count from FT_SPARSE_MOVES words behind the tap before; the number is a multiple of FT_SPARSE_TAPS, and
+ * behind the last is one whose weights are 0. Neither is empty. The field order is known to assembly. */
 #define FT_DENSE_TAPS 4u
 #define FT_SPARSE_TAPS 2u
+#define FT_SPARSE_MOVES 6u
 typedef struct ft_block {
     const uint32_t *taps, *end;
     int32_t bias[2];

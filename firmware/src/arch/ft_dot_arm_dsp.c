@@ -31,24 +31,22 @@
     "bne 1b\n" \
     "pop {r2}\n"
 
-/* r0 window, r1 taps, r2 and lr inputs, r3 end, r12 weights, r4-r11 sums */
+/* r0 window, r1 taps, r2, r3 and lr inputs, r12 weights, r4-r11 sums; the next tap's words are loaded ahead */
+#define TAP_1X8 \
+    "add r0, r0, lr, lsl #2\n" \
+    "ldmia r0!, {r2, r3, lr}\n" \
+    "smlad r4, r2, r12, r4\n smlad r5, r3, r12, r5\n smlad r6, lr, r12, r6\n" \
+    "ldmia r0!, {r2, r3, lr}\n" \
+    "smlad r7, r2, r12, r7\n smlad r8, r3, r12, r8\n smlad r9, lr, r12, r9\n" \
+    "ldrd r2, r3, [r0]\n" \
+    "smlad r10, r2, r12, r10\n smlad r11, r3, r12, r11\n" \
+    "ldrd lr, r12, [r1], #8\n"
 #define LOOP_1X8 \
     "ldm r1, {r1, r3, r4}\n" \
     "mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r8, r4\n mov r9, r4\n mov r10, r4\n mov r11, r4\n" \
-    "1:\n" \
-    ".rept 2\n" \
     "ldrd lr, r12, [r1], #8\n" \
-    "add r0, r0, lr, lsl #2\n" \
-    "ldrd lr, r2, [r0]\n" \
-    "smlad r4, lr, r12, r4\n smlad r5, r2, r12, r5\n" \
-    "ldrd lr, r2, [r0, #8]\n" \
-    "smlad r6, lr, r12, r6\n smlad r7, r2, r12, r7\n" \
-    "ldrd lr, r2, [r0, #16]\n" \
-    "smlad r8, lr, r12, r8\n smlad r9, r2, r12, r9\n" \
-    "ldrd lr, r2, [r0, #24]\n" \
-    "smlad r10, lr, r12, r10\n smlad r11, r2, r12, r11\n" \
-    ".endr\n" \
-    "cmp r1, r3\n" \
+    "1:\n" TAP_1X8 TAP_1X8 \
+    "cmp r12, #0\n" \
     "bne 1b\n"
 
 /* ft_quick_rescale and ft_saturate of a sum: r1 multiplier, r3 offset, r12 shift, lr free */

@@ -20,7 +20,7 @@ FT_HOT void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t
 
 FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
     for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[0];
-    for (const uint32_t *tap = block->taps; tap < block->end; tap += 2) {
+    for (const uint32_t *tap = block->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
         window += (int32_t)tap[0];
         for (uint32_t i = 0; i < 8u; i++) sums[i] += dot(window[i], tap[1]);
     }
