@@ -32,15 +32,14 @@ FT_HOT FT_APART static void make_taps(const ft_conv_state_t *state, const uint32
         uint32_t entry = *from++, position = entry >> 8;
         for (; position >= end; begin = end, end += channels) base = next_cell(state, &cell);
         position -= begin;
-        uint32_t at = base + position / 2u * plane, shift = position % 2u * 16u;
-        uint32_t pair = ((uint32_t)(int8_t)entry & 0xFFFFu) << shift;
-        if (at + FT_SPARSE_MOVES == reached) {
+        uint32_t at = base + position / 2u * plane, pair = (uint32_t)(int8_t)entry << 16;
+        if (position % 2u == 0u) pair >>= 16;
+        if (FT_RARELY(at + FT_SPARSE_MOVES == reached)) {
             to[-1] |= pair;
             continue;
         }
-        to[0] = at - reached;
-        to[1] = pair;
-        to += 2;
+        *to++ = at - reached;
+        *to++ = pair;
         reached = at + FT_SPARSE_MOVES;
     }
     for (uint32_t i = 0; i < FT_SPARSE_TAPS; i++, to += 2) to[0] = 0u - FT_SPARSE_MOVES, to[1] = 0u;

@@ -4,11 +4,14 @@
 
 #include "fedtiny/ft.h"
 
-/* A function that gets faster if the compiler does not mix it with its caller. */
+/* A function that gets faster if the compiler does not mix it with its caller, and a condition that hardly ever
+ * holds. */
 #if defined(__GNUC__)
 #define FT_APART __attribute__((noinline))
+#define FT_RARELY(condition) __builtin_expect(condition, 0)
 #else
 #define FT_APART
+#define FT_RARELY(condition) (condition)
 #endif
 
 /* One operator, its records copied out of the model (which may allow word loads only). */
