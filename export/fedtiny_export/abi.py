@@ -27,6 +27,7 @@ class Kernel(IntEnum):
     CONV_GAP = 2
     ADD = 3
     MEAN = 4
+    CONV_RICE = 5
 
 
 class Status(IntEnum):

@@ -66,6 +66,18 @@ static inline void ft_next_column(const ft_conv_state_t *state, ft_column_t *col
     column->position++;
 }
 
+/* The position of the lowest set bit of a word that is not 0. */
+static inline uint32_t ft_lowest_bit(uint32_t bits) {
+#if defined(__ARM_FEATURE_CLZ) || defined(__x86_64__)
+    return (uint32_t)__builtin_ctz(bits);
+#else
+    uint32_t position = 0;
+    for (; (bits & 0xFu) == 0u; bits >>= 4) position += 4u;
+    for (; (bits & 1u) == 0u; bits >>= 1) position++;
+    return position;
+#endif
+}
+
 /* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
 uint32_t *ft_conv_list(const ft_conv_state_t *state);
 

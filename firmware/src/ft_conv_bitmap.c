@@ -34,18 +34,6 @@ static ft_status_t check(const ft_context_t *context) {
     return FT_OK;
 }
 
-/* The position of the lowest set bit of a word that is not 0. */
-static inline uint32_t lowest_bit(uint32_t bits) {
-#if defined(__ARM_FEATURE_CLZ) || defined(__x86_64__)
-    return (uint32_t)__builtin_ctz(bits);
-#else
-    uint32_t position = 0;
-    for (; (bits & 0xFu) == 0u; bits >>= 4) position += 4u;
-    for (; (bits & 1u) == 0u; bits >>= 1) position++;
-    return position;
-#endif
-}
-
 /* Decode one output channel, whose weights start at flat position `at`. */
 FT_HOT static uint32_t *decode(bitmap_stream_t *stream, uint32_t at, uint32_t count, uint32_t *to) {
     uint32_t start = at, end = at + count;
@@ -56,7 +44,7 @@ FT_HOT static uint32_t *decode(bitmap_stream_t *stream, uint32_t at, uint32_t co
             stop = end;
         }
         for (; bits != 0u; bits &= bits - 1u)
-            *to++ = (at + lowest_bit(bits) - start) << 8 | ft_byte(stream->values, stream->value++);
+            *to++ = (at + ft_lowest_bit(bits) - start) << 8 | ft_byte(stream->values, stream->value++);
         at = stop;
     }
     return to;

@@ -96,7 +96,7 @@ def _hostile(model: bytes, random: np.random.Generator) -> bytes:
     return seal(bytes(edited))
 
 
-@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP])
+@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE])
 def test_hostile_files_are_refused_or_run_inside_their_arena(forced, host_runtime):
     """The runtime runs under the address and undefined-behaviour sanitizers: anything else ends the process."""
     graph = residual(0, 0.2)

@@ -43,7 +43,7 @@ def test_max_taps_is_the_fullest_channel(layer):
 
 
 @settings(max_examples=30)
-@given(st.lists(layers(), min_size=1, max_size=4), st.lists(st.integers(0, 600), min_size=3, max_size=3))
+@given(st.lists(layers(), min_size=1, max_size=4), st.lists(st.integers(0, 600), min_size=4, max_size=4))
 def test_the_chooser_equals_brute_force(model, costs):
     code = dict(zip(CONV_KERNELS, costs, strict=True))
     sizes = [sparse.sizes(layer) for layer in model]

@@ -100,4 +100,4 @@ def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, (count, *graph.tensors[graph.input].shape), np.int8)
 
 
-CONV_KERNELS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP)
+CONV_KERNELS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)

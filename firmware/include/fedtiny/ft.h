@@ -66,7 +66,8 @@ typedef struct ft_kernel {
     void (*run)(struct ft_context *context); /* makes some more rows; trusts what check has passed */
 } ft_kernel_t;
 extern const ft_kernel_t *const ft_kernels[FT_KERNEL_COUNT];
-extern const ft_kernel_t ft_kernel_conv_dense, ft_kernel_conv_bitmap, ft_kernel_conv_gap, ft_kernel_add, ft_kernel_mean;
+extern const ft_kernel_t ft_kernel_conv_dense, ft_kernel_conv_bitmap, ft_kernel_conv_gap, ft_kernel_conv_rice;
+extern const ft_kernel_t ft_kernel_add, ft_kernel_mean;
 
 #ifdef __cplusplus
 }

@@ -26,7 +26,8 @@ typedef enum ft_status {
 #define FT_KERNEL_CONV_GAP 2u
 #define FT_KERNEL_ADD 3u
 #define FT_KERNEL_MEAN 4u
-#define FT_KERNEL_COUNT 5u
+#define FT_KERNEL_CONV_RICE 5u
+#define FT_KERNEL_COUNT 6u
 /* the first bytes of the file */
 typedef struct ft_header {
     uint32_t magic; /* FT_MAGIC */
