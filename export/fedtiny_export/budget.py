@@ -171,7 +171,7 @@ def make_report(
     """Plan every figure before any compiler runs. `tables`: bytes of the project's self-test vectors and labels."""
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
-    figures = plan_figures(device, ftm, tables, planned_instructions(graph, ftm.packed, sizes))
+    figures = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
     weights, nonzero = sum(layer.weights for layer in layers), sum(layer.nonzero for layer in layers)
     return Report(
         schema=SCHEMA,
