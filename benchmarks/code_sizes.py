@@ -70,7 +70,8 @@ LISTED = {
     "prepared": 3.3,
     "sparse_taps": 14.0,
     "sparse_blocks": 95.0,
-    "decoded": 42.0,
+    "decoded": 15.0,
+    "tapped": 27.0,
     "rice_decoded": 16.0,
     "scanned": 15.0,
     "cells": 25.0,
@@ -91,7 +92,7 @@ LISTED = {
     "averaged": 6.0,
     "operators": 150.0,
 }
-CLOSENESS = 0.02  # how much a coefficient's own relative error weighs beside that of a run
+CLOSENESS = 0.1  # how much a coefficient's own relative error weighs beside that of a run
 # the inner loops of the dense kernel lie beside those of the sparse ones
 DENSE_LOOPS = "_2x4"
 

@@ -24,7 +24,8 @@ from .errors import FedtinyError
 from .evaluate import Accuracy
 from .ftm import Ftm
 from .ir import Graph, Node, Op
-from .plan import Buffer, Plan
+from .layout import Buffer
+from .plan import Plan
 from .untrusted import guarded
 
 SCHEMA = 1

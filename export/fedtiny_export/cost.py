@@ -26,6 +26,7 @@ FEATURES = (
     "sparse_taps",  # pairs of input channels, one of them not zero, times eight pixels
     "sparse_blocks",  # one output channel of eight pixels
     "decoded",  # non-zero weights decoded, once for every pass
+    "tapped",  # those of them that became steps through a window
     "rice_decoded",  # those of them that are Rice-coded
     "scanned",  # bitmap words looked at, once for every pass
     "cells",  # kernel cells gone over by a sparse channel, once for every pass
@@ -94,6 +95,7 @@ def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
     counts["constant"] = int((~used).sum()) * height * width
     counts["rescaled"] = int(slow.sum()) * height * width
     cells = np.flatnonzero(np.any(node.constants["weight"] != 0, axis=(0, 3)))
+    counts["tapped"] = nonzero * passes
     counts["cells"] = int(used.sum()) * passes * (int(cells.max()) if cells.size else 0)
     return counts | _decoding(packed.kernel, int(flat.size), nonzero, passes)
 

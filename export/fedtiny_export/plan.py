@@ -7,6 +7,7 @@ several rows at a time, which saves instructions.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -141,7 +142,7 @@ def _chains(plan: Plan) -> Iterator[tuple[Graph, frozenset[str]]]:
             before = nodes[start - 1].name if start else ""
             if before in plan.streamed or names & plan.streamed:
                 continue
-            if all(_hands_over(plan.graph, a, b) for a, b in zip(run, run[1:], strict=False)):
+            if all(_hands_over(plan.graph, a, b) for a, b in itertools.pairwise(run)):
                 yield plan.graph, plan.streamed | (names - {run[-1].name})
 
 

@@ -34,7 +34,7 @@ typedef struct {
 } operands_t;
 
 /* `a` is halved exactly, which is a shift by 19 instead of 20. */
-FT_HOT static void add_quickly(operands_t x, ft_quick_t second, ft_quick_t result) {
+FT_HOT FT_APART static void add_quickly(operands_t x, ft_quick_t second, ft_quick_t result) {
     int32_t offset = -x.zero_a * (1 << 19);
     for (const int8_t *end = x.a + x.count; x.a < end;) {
         int32_t scaled = ft_quick_rescale((*x.b++ - x.zero_b) * (1 << 20), &second);
@@ -42,7 +42,7 @@ FT_HOT static void add_quickly(operands_t x, ft_quick_t second, ft_quick_t resul
     }
 }
 
-FT_HOT static void add_any(operands_t x, const ft_add_t *add, int32_t zero_point) {
+FT_HOT FT_APART static void add_any(operands_t x, const ft_add_t *add, int32_t zero_point) {
     ft_scale_t first = ft_scale(add->multiplier1, add->shift1), second = ft_scale(add->multiplier2, add->shift2);
     ft_scale_t result = ft_scale(add->multiplier_out, add->shift_out);
     for (uint32_t i = 0; i < x.count; i++) {

@@ -93,7 +93,9 @@ def _conv(data: bytes, index: int, name: str) -> tuple[int, str]:
         pytest.param(lambda d: _patched(d, *_conv(d, 0, "kernel_height"), 17), id="a kernel that is too high"),
         pytest.param(lambda d: _patched(d, *_at(d, "tensors", 0, abi.TENSOR, "rows"), 1), id="part of the input"),
         pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 1), id="part of a tensor"),
-        pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 9), id="more rows than there are"),
+        pytest.param(
+            lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 9), id="more rows than there are"
+        ),
         pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 0), id="no rows"),
         pytest.param(lambda d: _patched(d, *_at(d, "ops", 0, abi.OP, "streamed"), 2), id="an unknown flag"),
         pytest.param(lambda d: _patched(d, *_at(d, "ops", 8, abi.OP, "streamed"), 1), id="the last one streams"),
@@ -124,10 +126,14 @@ def _streamed_model() -> tuple[bytes, np.ndarray]:
         pytest.param(lambda d: _patched(d, *_at(d, "ops", 0, abi.OP, "streamed"), 1), id="a chain of four"),
         pytest.param(lambda d: _patched(d, *_at(d, "ops", 3, abi.OP, "input"), 1), id="the next one reads another"),
         pytest.param(lambda d: _patched(d, *_at(d, "ops", 4, abi.OP, "input"), 2), id="a later one reads it"),
-        pytest.param(lambda d: _patched(d, *_at(d, "tensors", 2, abi.TENSOR, "rows"), 3), id="other rows than it makes"),
+        pytest.param(
+            lambda d: _patched(d, *_at(d, "tensors", 2, abi.TENSOR, "rows"), 3), id="other rows than it makes"
+        ),
         pytest.param(
             lambda d: _patched(
-                d, *_at(d, "ops", 2, abi.OP, "scratch"), struct.unpack_from("<I", d, _at(d, "ops", 1, abi.OP, "scratch")[0])[0]
+                d,
+                *_at(d, "ops", 2, abi.OP, "scratch"),
+                struct.unpack_from("<I", d, _at(d, "ops", 1, abi.OP, "scratch")[0])[0],
             ),
             id="two use one scratch",
         ),
