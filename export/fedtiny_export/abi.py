@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x314D5446  # "FTM1", little-endian
-VERSION = 1
+VERSION = 2
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
-MAX_KERNEL_HEIGHT = 16  # the runtime keeps one offset a window row on its stack
+MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
+MAX_CHAIN = 3  # operators that hand rows to one another
 GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
 
 
@@ -26,6 +27,7 @@ class Kernel(IntEnum):
     CONV_GAP = 2
     ADD = 3
     MEAN = 4
+    CONV_RICE = 5
 
 
 class Status(IntEnum):
@@ -136,11 +138,13 @@ TENSOR = Record("tensor", "an int8 activation in the arena, rows of pixels of ch
     Field("channels", "H", ""),
     Field("zero_point", "h", ""),
     Field("scale", "f", "real = scale * (int8 - zero_point); never used by kernels"),
+    Field("rows", "H", "how many of the rows are in the arena at a time"),
+    Field("reserved", "H", "0"),
 ))  # fmt: skip
 
 OP = Record("op", "one operator; operators run in file order", (
     Field("kernel", "B", "FT_KERNEL_*"),
-    Field("reserved", "B", "0"),
+    Field("streamed", "B", "1: its rows go to the next operator as they are made, else 0"),
     Field("input", "H", "tensor index"),
     Field("input2", "H", "tensor index, or FT_NO_TENSOR"),
     Field("output", "H", "tensor index"),
@@ -161,6 +165,8 @@ CONV = Record("conv", "parameters of the convolutions; a fully connected layer i
     Field("act_min", "b", "outputs are clamped to act_min..act_max"),
     Field("act_max", "b", ""),
     Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
+    Field("rows", "H", "output rows made at a time, at least 1"),
+    Field("reserved", "H", "0"),
     Field("bias", "I", "offset of int32 per output channel, input zero point folded in"),
     Field("multiplier", "I", "offset of int32 per output channel, 0 or 2^30..2^31-1"),
     Field("shift", "I", "offset of int8 per output channel, -31..30; left is positive"),
@@ -215,6 +221,7 @@ def header_text() -> str:
         f"#define FT_CRC_FROM {CRC_FROM}u",
         f"#define FT_GAP_SKIP {GAP_SKIP}u",
         f"#define FT_MAX_KERNEL_HEIGHT {MAX_KERNEL_HEIGHT}u",
+        f"#define FT_MAX_CHAIN {MAX_CHAIN}u",
         "typedef enum ft_status {",
         *(f"    FT_{status.name} = {status.value}, /* {STATUS_TEXT[status]} */" for status in Status),
         "} ft_status_t;",

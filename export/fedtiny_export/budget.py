@@ -24,7 +24,8 @@ from .errors import FedtinyError
 from .evaluate import Accuracy
 from .ftm import Ftm
 from .ir import WEIGHTED, Graph, Node
-from .plan import Buffer, Plan
+from .layout import Buffer
+from .plan import Plan
 from .untrusted import guarded
 
 SCHEMA = 1
@@ -180,7 +181,7 @@ def make_report(
     """
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
-    figures = plan_figures(device, ftm, tables, planned_instructions(graph, ftm.packed, sizes))
+    figures = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
     return Report(
         schema=SCHEMA,
         board=device.id,
@@ -316,7 +317,7 @@ def _advice(
     if flash_over:
         lines.append(_density_advice(ftm, flash_over))
     if ram_over:
-        lines.append(_peak_advice(graph, ftm.plan))
+        lines.append(_peak_advice(ftm.plan.graph, ftm.plan))
     fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, tables)]
     lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
     return tuple(lines)

@@ -27,7 +27,8 @@ _TABLE_CPU = {
     "xtensa-lx7": "xtensa-lx106",
     "xtensa-lx106": "xtensa-lx106",
 }
-_CONVS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP)
+_SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
+_CONVS = (Kernel.CONV_DENSE, *_SPARSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class CodeSizes:
         total = self.parts["core"] + sum(self.parts[kernel.name.lower()] for kernel in used)
         if used & set(_CONVS):
             total += self.parts["conv"]
-        if used & {Kernel.CONV_BITMAP, Kernel.CONV_GAP}:
+        if used & set(_SPARSE):
             total += self.parts["taps"]
         return total
 

@@ -9,25 +9,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .abi import Kernel
 from .code_sizes import CodeSizes
+from .fixed_point import activation_limits, add_numbers, conv_multipliers
 from .ir import WEIGHTED, Graph, Node, Op
+from .layout import BLOCK, DENSE_TAPS, SPARSE_TAPS, is_vector, plane_words
+from .plan import Plan
 from .sparse import Packed
 
 FEATURES = (
-    "dense4",  # multiply-accumulates of dense weights, four pixels at a time
-    "dense1",  # the same, one pixel at a time
-    "taps4",  # multiply-accumulates of non-zero weights, four pixels at a time
-    "taps1",
-    "decoded",  # non-zero weights decoded, once for every output row
-    "scanned",  # bitmap words looked at, once for every output row
-    "outputs",  # convolution outputs rescaled and stored
-    "blocks",  # groups of up to four outputs
-    "lines",  # output channels begun, once for every output row
-    "copied",  # bytes copied into the ring of padded rows
-    "rows",  # output rows of convolutions
-    "added",  # elements of additions
+    "dense_taps",  # pairs of input channels times two output channels and four pixels
+    "dense_blocks",  # two output channels of four pixels
+    "prepared",  # dense weights widened, once for every pass over output rows
+    "sparse_taps",  # pairs of input channels, one of them not zero, times eight pixels
+    "sparse_blocks",  # one output channel of eight pixels
+    "decoded",  # non-zero weights decoded, once for every pass
+    "tapped",  # those of them that became steps through a window
+    "rice_decoded",  # those of them that are Rice-coded
+    "scanned",  # bitmap words looked at, once for every pass
+    "cells",  # kernel cells gone over by a sparse channel, once for every pass
+    "constant",  # outputs of channels without weights
+    "rescaled",  # outputs rescaled in general: clamped to less than int8, or few
+    "vector_dense",  # multiply-accumulates of dense layers
+    "vector_sparse",
+    "lines",  # output channels begun, once for every pass
+    "line_rows",  # output channels times output rows
+    "widened4",  # inputs widened into the window, four channels at a time
+    "widened1",  # the same, two at a time
+    "planes",  # planes of the window begun
+    "padding",  # words of padding
+    "moved",  # words moved down within the window
+    "passes",
+    "added",
+    "added_in_general",
     "averaged",  # elements read by means
     "operators",
 )
@@ -49,49 +65,110 @@ def executed_macs(graph: Graph, node: Node, kernel: Kernel) -> int:
     return int(np.count_nonzero(node.constants["weight"])) * height * width
 
 
-def _conv_features(graph: Graph, node: Node, packed: Packed) -> dict[str, int]:
+def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
+    graph = plan.graph
     height, width, channels = graph.tensors[node.output].image
-    quads, singles = width // 4, width % 4
-    weight = node.constants["weight"]
-    active = int(weight.size if packed.kernel is Kernel.CONV_DENSE else np.count_nonzero(weight))
-    prefix = "dense" if packed.kernel is Kernel.CONV_DENSE else "taps"
-    counts = {
-        f"{prefix}4": active * height * quads * 4,
-        f"{prefix}1": active * height * singles,
-        "outputs": height * width * channels,
-        "blocks": height * (quads + singles) * channels,
-        "lines": height * channels,
-        "rows": height,
-    }
-    if packed.kernel is not Kernel.CONV_DENSE:
-        counts["decoded"] = active * height
-    if packed.kernel is Kernel.CONV_BITMAP:
-        counts["scanned"] = -(-int(weight.size) // 32) * height
-    if node.op is Op.CONV and any(node.window.pads):
-        _, wide, deep = graph.tensors[node.inputs[0]].image
-        filled = (height - 1) * node.window.stride[0] + node.window.kernel[0]
-        counts["copied"] = filled * (wide + node.window.pads[1] + node.window.pads[3]) * deep
+    flat = node.constants["weight"].reshape(channels, -1)
+    nonzero = int(np.count_nonzero(flat))
+    if is_vector(graph, node):
+        counts = {"lines": channels, "rescaled": channels, "passes": 1}
+        if packed.kernel is Kernel.CONV_DENSE:
+            return counts | {"vector_dense": int(flat.size)}
+        return counts | {"vector_sparse": nonzero} | _decoding(packed.kernel, int(flat.size), nonzero, 1)
+    rows = plan.rows.get(node.name, 1)
+    passes = -(-height // rows)
+    counts = {"passes": passes, "lines": channels * passes, "line_rows": channels * height}
+    counts |= _window_features(graph, node, rows, passes)
+    pairs = _pairs(node)
+    quick = _quick_channels(graph, node)
+    if packed.kernel is Kernel.CONV_DENSE:
+        blocks = -(-channels // 2) * height * -(-width // 4)
+        whole = quick.all() and channels % 2 == 0 and width >= 4
+        taps = pairs.shape[1] + -pairs.shape[1] % DENSE_TAPS
+        counts |= {"dense_taps": taps * blocks, "dense_blocks": blocks, "prepared": int(flat.size) * passes}
+        return counts | {"rescaled": 0 if whole else height * width * channels}
+    taps_of = np.count_nonzero(pairs, axis=1)
+    used, blocks = taps_of > 0, height * -(-width // BLOCK)
+    slow = used & ~(quick & (width >= BLOCK))
+    counts["sparse_taps"] = int((taps_of + taps_of % SPARSE_TAPS).sum()) * blocks
+    counts["sparse_blocks"] = int(used.sum()) * blocks
+    counts["constant"] = int((~used).sum()) * height * width
+    counts["rescaled"] = int(slow.sum()) * height * width
+    cells = np.flatnonzero(np.any(node.constants["weight"] != 0, axis=(0, 3)))
+    counts["tapped"] = nonzero * passes
+    counts["cells"] = int(used.sum()) * passes * (int(cells.max()) if cells.size else 0)
+    return counts | _decoding(packed.kernel, int(flat.size), nonzero, passes)
+
+
+def _decoding(kernel: Kernel, weights: int, nonzero: int, passes: int) -> dict[str, int]:
+    counts = {"decoded": nonzero * passes}
+    if kernel is Kernel.CONV_RICE:
+        counts["rice_decoded"] = nonzero * passes
+    if kernel is Kernel.CONV_BITMAP:
+        counts["scanned"] = -(-weights // 32) * passes
     return counts
 
 
-def features(graph: Graph, packed: Mapping[str, Packed]) -> dict[str, int]:
+def _pairs(node: Node) -> NDArray[np.bool_]:
+    """Which pairs of neighbouring input channels have a weight, for every output channel."""
+    weight = node.constants["weight"] != 0
+    if weight.shape[-1] % 2:
+        weight = np.concatenate([weight, np.zeros((*weight.shape[:-1], 1), bool)], axis=-1)
+    return np.asarray(weight.reshape(weight.shape[0], -1, 2).any(axis=-1))
+
+
+def _quick_channels(graph: Graph, node: Node) -> NDArray[np.bool_]:
+    """Output channels that one multiply-add rescales: see ft_quick in the runtime."""
+    _, shifts = conv_multipliers(node, graph.tensors)
+    full = activation_limits(node, graph.tensors[node.output]) == (-128, 127)
+    return np.asarray((shifts <= -1) & (shifts >= -22) & full)
+
+
+def _window_features(graph: Graph, node: Node, rows: int, passes: int) -> dict[str, int]:
+    """What filling the window takes, and moving its rows."""
+    tall, wide, deep = graph.tensors[node.inputs[0]].image
+    height = graph.tensors[node.output].image[0]
+    kernel, stride = node.window.kernel[0], node.window.stride[0]
+    filled = (height - 1) * stride + kernel if kernel > stride else height * kernel
+    inside = min(filled, tall)
+    phases = min(node.window.stride[1], node.window.kernel[1])
+    pairs, plane = (deep + 1) // 2, plane_words(graph, node)
+    read = wide * phases // node.window.stride[1]
+    return {
+        ("widened1" if deep % 4 else "widened4"): inside * read * deep,
+        "planes": filled * phases * pairs,
+        "padding": filled * pairs * plane - inside * read * pairs,
+        "moved": max(0, kernel - stride) * pairs * plane * (passes - 1),
+    }
+
+
+def _add_feature(graph: Graph, node: Node) -> str:
+    """Which of its two loops an addition takes."""
+    numbers = add_numbers(node, graph.tensors)
+    quick = activation_limits(node, graph.tensors[node.output]) == (-128, 127) and -22 <= numbers.output[1] <= -1
+    inputs = (numbers.first, numbers.second)
+    halved = any(a == (1 << 30, 0) and -22 <= b[1] <= -1 for a, b in (inputs, inputs[::-1]))
+    return "added" if quick and halved else "added_in_general"
+
+
+def features(plan: Plan, packed: Mapping[str, Packed]) -> dict[str, int]:
     """Count the inner steps of one inference."""
-    total = dict.fromkeys(FEATURES, 0)
+    total, graph = dict.fromkeys(FEATURES, 0), plan.graph
     for node in graph.nodes:
         total["operators"] += 1
         if node.op in (Op.CONV, Op.DENSE):
-            for name, count in _conv_features(graph, node, packed[node.name]).items():
+            for name, count in _conv_features(plan, node, packed[node.name]).items():
                 total[name] += count
         elif node.op is Op.ADD:
-            total["added"] += graph.tensors[node.output].elements
+            total[_add_feature(graph, node)] += graph.tensors[node.output].elements
         else:
             total["averaged"] += graph.tensors[node.inputs[0]].elements
     return total
 
 
-def planned_instructions(graph: Graph, packed: Mapping[str, Packed], sizes: CodeSizes | None) -> int | None:
+def planned_instructions(plan: Plan, packed: Mapping[str, Packed], sizes: CodeSizes | None) -> int | None:
     """Instructions of one inference, or None where no coefficients are known for the CPU."""
     if sizes is None or not sizes.instructions:
         return None
-    counts = features(graph, packed)
+    counts = features(plan, packed)
     return round(sum(sizes.instructions.get(name, 0.0) * count for name, count in counts.items()))

@@ -18,7 +18,8 @@ from .abi import MAX_KERNEL_HEIGHT, Kernel
 from .errors import FedtinyError
 from .fixed_point import activation_limits, add_numbers, conv_multipliers, mean_numbers
 from .ir import Graph, Node, Op
-from .plan import Plan, make_plan, needed_kernels, scratch_bytes
+from .layout import scratch_bytes
+from .plan import Plan, make_plan, needed_kernels
 from .sparse import Packed
 
 KERNEL_OPS = frozenset({Op.CONV, Op.DENSE, Op.ADD, Op.MEAN})
@@ -67,6 +68,7 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
         node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
     }
     plan = make_plan(graph, packed)
+    graph = plan.graph
     _check_limits(graph, plan, packed)
     writer = _Writer(graph, plan, packed)
     return Ftm(writer.finish(), plan, packed, tuple(sorted(needed_kernels(packed, graph))), tuple(writer.ledger))
@@ -95,7 +97,7 @@ class _Writer:
         self.records = [(name, tensor.image) for name, tensor in graph.tensors.items()]
         self.index = {name: i for i, name in enumerate(graph.tensors)}
         self.flat: dict[str, int] = {}  # tensors that a dense layer sees as one pixel
-        self.offsets, self.scratch = plan.tensor_offsets(), plan.scratch_offsets()
+        self.offsets, self.scratch, self.held = plan.tensor_offsets(), plan.scratch_offsets(), plan.held_rows()
         for node in graph.nodes:
             if node.op is Op.DENSE:
                 self._add_flat_view(node.inputs[0])
@@ -163,6 +165,8 @@ class _Writer:
             channels=channels,
             zero_point=tensor.quant.zero_point,
             scale=tensor.quant.scale,
+            rows=self.held.get(name, height),
+            reserved=0,
         )
 
     def _op(self, index: int, params: int) -> bytes:
@@ -170,13 +174,13 @@ class _Writer:
         kernel = {Op.ADD: Kernel.ADD, Op.MEAN: Kernel.MEAN}.get(node.op)
         return abi.OP.pack(
             kernel=self.packed[node.name].kernel if kernel is None else kernel,
-            reserved=0,
+            streamed=int(node.name in self.plan.streamed),
             input=self._input(node),
             input2=self.index[node.inputs[1]] if len(node.inputs) > 1 else abi.NO_TENSOR,
             output=self.index[node.output],
             params=params,
-            scratch=self.scratch.get(index, 0),
-            scratch_bytes=scratch_bytes(self.graph, index, self.packed),
+            scratch=self.scratch.get(node.name, 0),
+            scratch_bytes=scratch_bytes(self.graph, node, self.packed, self.plan.rows.get(node.name, 1)),
         )
 
     def _input(self, node: Node) -> int:
@@ -230,6 +234,8 @@ class _Writer:
             act_min=low,
             act_max=high,
             max_taps=packed.max_taps,
+            rows=self.plan.rows.get(node.name, 1),
+            reserved=0,
             bias=channel_bias,
             multiplier=channel_multiplier,
             shift=channel_shift,

@@ -1,7 +1,8 @@
 """Weight encodings of `.ftm`, pack beside unpack, and the choice between them.
 
 A layer is a flat int8 array, output channel after output channel. Every packed stream is a whole number of
-words. docs/formats.md has the rules; the C decoders are ft_conv_dense.c, ft_conv_bitmap.c and ft_conv_gap.c.
+words. docs/formats.md has the rules; the C decoders are ft_conv_dense.c, ft_conv_bitmap.c, ft_conv_gap.c and
+ft_conv_rice.c.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from .abi import GAP_SKIP, Kernel
 
 Weights = NDArray[np.int8]
+MAX_LOW_BITS = 15  # of a Rice-coded gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,8 @@ def unpack_bitmap(data: bytes, count: int) -> Weights:
 
 def pack_gap(weights: Weights) -> bytes:
     """Before each non-zero weight the number of zeros since the one before it; a last gap reaches the end."""
-    positions = np.flatnonzero(weights)
-    gaps = np.diff(np.concatenate([[-1], positions, [weights.size]])) - 1
     stream = bytearray()
-    for gap, position in zip(gaps, [*positions, None], strict=True):
+    for gap, position in zip(_gaps(weights), [*np.flatnonzero(weights), None], strict=True):
         stream += bytes([GAP_SKIP]) * (int(gap) // GAP_SKIP)
         stream.append(int(gap) % GAP_SKIP)
         if position is not None:
@@ -92,10 +92,58 @@ def unpack_gap(data: bytes, count: int) -> Weights:
         position, at = position + 1, at + 1
 
 
+def _gaps(weights: Weights) -> NDArray[np.int64]:
+    """Zeros before each non-zero weight, and after the last."""
+    positions = np.flatnonzero(weights)
+    return np.asarray(np.diff(np.concatenate([[-1], positions, [weights.size]])) - 1, np.int64)
+
+
+def _rice_cost(gaps: NDArray[np.int64]) -> tuple[int, int]:
+    """(bits, low bits) of the shortest Rice coding of these gaps."""
+    return min((int((gaps >> low).sum()) + gaps.size * (1 + low), low) for low in range(MAX_LOW_BITS + 1))
+
+
+def _rice_bytes(gap_bits: int, nonzero: int) -> int:
+    """The first byte, gaps, values and the last gap's absent one, in whole words; and a word that is only looked at."""
+    return 4 * (-(-(8 + gap_bits + 8 * (nonzero + 1)) // 32) + 1)
+
+
+def pack_rice(weights: Weights) -> bytes:
+    """As pack_gap, with gaps as Rice codes: bits, lowest first, after a byte that says how many low bits gaps have."""
+    gaps, values = _gaps(weights), weights[weights != 0].view(np.uint8).astype(np.int64)
+    gap_bits, low = _rice_cost(gaps)
+    bits = np.zeros(8 * _rice_bytes(gap_bits, values.size), np.uint8)
+    bits[:8] = low >> np.arange(8) & 1
+    lengths = (gaps >> low) + 1 + low + 8
+    ones = 8 + np.cumsum(lengths) - lengths + (gaps >> low)
+    bits[ones] = 1
+    for bit in range(low):
+        bits[ones + 1 + bit] = gaps >> bit & 1
+    for bit in range(8):
+        bits[ones[:-1] + 1 + low + bit] = values >> bit & 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def unpack_rice(data: bytes, count: int) -> Weights:
+    """Undo pack_rice."""
+    weights = np.zeros(count, np.int8)
+    bits, low = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little"), data[0]
+    ones, position, at = np.flatnonzero(bits), 0, 8
+    while True:
+        one = int(ones[np.searchsorted(ones, at)])
+        position += (one - at << low) + int(bits[one + 1 : one + 1 + low] @ (1 << np.arange(low)))
+        if position >= count:
+            return weights
+        at = one + 1 + low + 8
+        weights[position] = np.packbits(bits[at - 8 : at], bitorder="little").view(np.int8)[0]
+        position += 1
+
+
 ENCODINGS = (
     Encoding(Kernel.CONV_DENSE, pack_dense, unpack_dense),
     Encoding(Kernel.CONV_BITMAP, pack_bitmap, unpack_bitmap),
     Encoding(Kernel.CONV_GAP, pack_gap, unpack_gap),
+    Encoding(Kernel.CONV_RICE, pack_rice, unpack_rice),
 )
 
 
@@ -107,14 +155,14 @@ def encoding_of(kernel: Kernel) -> Encoding:
 def sizes(weights: Weights) -> dict[Kernel, int]:
     """Bytes of a layer in every encoding."""
     flat = weights.reshape(-1)
-    positions = np.flatnonzero(flat)
-    gaps = np.diff(np.concatenate([[-1], positions, [flat.size]])) - 1
-    gap_bytes = int((gaps // GAP_SKIP).sum()) + gaps.size + positions.size
-    bitmap = 4 * (-(-flat.size // 32)) + positions.size + -positions.size % 4
+    gaps, nonzero = _gaps(flat), int(np.count_nonzero(flat))
+    gap_bytes = int((gaps // GAP_SKIP).sum()) + gaps.size + nonzero
+    bitmap = 4 * (-(-flat.size // 32)) + nonzero + -nonzero % 4
     return {
         Kernel.CONV_DENSE: flat.size + -flat.size % 4,
         Kernel.CONV_BITMAP: bitmap,
         Kernel.CONV_GAP: gap_bytes + -gap_bytes % 4,
+        Kernel.CONV_RICE: _rice_bytes(_rice_cost(gaps)[0], nonzero),
     }
 
 
@@ -129,7 +177,7 @@ def pack(weights: Weights, kernel: Kernel) -> Packed:
 def choose(layers: Sequence[Weights], code_bytes: dict[Kernel, int]) -> list[Kernel]:
     """The kernel of every layer such that weights and linked kernels together take the fewest bytes.
 
-    `code_bytes` is what linking a kernel costs. All eight sets of kernels are tried: exact, not greedy.
+    `code_bytes` is what linking a kernel costs. All sets of kernels are tried: exact, not greedy.
     """
     costs = [sizes(layer) for layer in layers]
     kernels = [encoding.kernel for encoding in ENCODINGS]

@@ -13,14 +13,14 @@ from .cost import nominal_macs
 from .devices import Device, all_devices
 from .evaluate import Accuracy
 from .ir import WEIGHTED, Graph, Node
-from .plan import make_plan
+from .plan import activation_plan
 
 
 def make_tflm_report(
     device: Device, whole: Graph, graph: Graph, model_bytes: int, source: str, accuracy: Accuracy | None
 ) -> Report:
     """Plan what can be planned; `whole` is the network before reduction."""
-    plan = make_plan(graph, {})
+    plan = activation_plan(graph)
     layers = tuple(_layer(graph, node) for node in graph.nodes)
     figures = _figures(device, model_bytes, plan.arena_bytes)
     return Report(

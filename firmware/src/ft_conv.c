@@ -1,22 +1,34 @@
-/* The part of a convolution that does not depend on how its weights are packed.
- *
- * A padded input is read through a ring of as many rows as the window has, each row copied in once with its
- * padding; an unpadded one is read in place. Either way a kernel sees plain rows. */
-#include <string.h>
-
+/* The part of a convolution that does not depend on how its weights are packed. */
 #include "ft_conv.h"
 
-static int is_padded(const ft_context_t *context, const ft_conv_t *conv) {
-    uint32_t rows = (context->output.height - 1u) * conv->stride_height + conv->kernel_height;
-    return conv->pad_top != 0u || conv->pad_left != 0u || conv->pad_right != 0u || rows > context->input.height;
+/* Sizes of the window; 0 if it cannot be this large. */
+static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
+    const ft_conv_t *conv = &state->conv;
+    uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
+    uint32_t block = context->output.width < 8u ? 8u : context->output.width;
+    state->context = context;
+    state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * context->input.channels;
+    state->pairs = (context->input.channels + 1u) / 2u;
+    state->positions = block + reach / stride;
+    state->last = reach % stride;
+    state->phases = stride <= reach ? stride : reach + 1u;
+    state->plane = state->phases * state->positions;
+    if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
+    uint64_t row = (uint64_t)state->pairs * state->plane;
+    if (row > UINT32_MAX) return 0u;
+    state->row = (uint32_t)row;
+    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height);
 }
 
-static uint32_t pitch(const ft_context_t *context, const ft_conv_t *conv) {
-    return ((uint32_t)conv->pad_left + context->input.width + conv->pad_right) * context->input.channels;
+static uint32_t tap_words(const ft_conv_state_t *state, int sparse) {
+    uint32_t taps = (uint32_t)state->conv.kernel_height * state->conv.kernel_width * state->pairs;
+    if (sparse && ft_is_vector(state)) return state->conv.max_taps;
+    if (sparse) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS);
+    return ft_is_vector(state) ? 0u : 3u * ((taps + FT_DENSE_TAPS - 1u) / FT_DENSE_TAPS * FT_DENSE_TAPS);
 }
 
 /* No input can make a sum leave 32 bits, shifted left or not: the bias keeps a distance of 128 * 128 a weight. */
-static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint64_t weights) {
+static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *conv, uint32_t weights) {
     const ft_model_t *model = context->model;
     uint32_t channels = context->output.channels;
     if (!ft_inside(model, conv->bias, 4u * channels) || !ft_inside(model, conv->multiplier, 4u * channels))
@@ -29,108 +41,153 @@ static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *co
         int32_t multiplier = (int32_t)ft_words_at(model, conv->multiplier)[c];
         int8_t shift = (int8_t)ft_byte(ft_words_at(model, conv->shift), c);
         if (multiplier < 0 || shift < -31 || shift > 30) return FT_ERROR_FORMAT;
-        int64_t limit = (INT32_MAX >> (shift > 0 ? shift : 0)) - (int64_t)(weights / channels) * 16384;
+        int64_t limit = (INT32_MAX >> (shift > 0 ? shift : 0)) - (int64_t)weights * 16384;
         if (bias > limit || bias < -limit) return FT_ERROR_FORMAT;
     }
     return FT_OK;
 }
 
-ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_t *conv, uint32_t *weight_count) {
+ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse) {
     const ft_tensor_t *in = &context->input, *out = &context->output;
+    ft_conv_t *conv = &state->conv;
     if (!ft_inside(context->model, context->op.params, FT_CONV_BYTES)) return FT_ERROR_FORMAT;
     ft_read(context->model, context->op.params, conv, FT_CONV_BYTES);
     if (conv->kernel_height == 0u || conv->kernel_height > FT_MAX_KERNEL_HEIGHT || conv->kernel_width == 0u)
         return FT_ERROR_FORMAT;
-    if (conv->stride_height == 0u || conv->stride_width == 0u || conv->act_min > conv->act_max)
+    if (conv->stride_height == 0u || conv->stride_width == 0u || conv->rows == 0u || conv->act_min > conv->act_max)
         return FT_ERROR_FORMAT;
     uint32_t wide = (uint32_t)conv->pad_left + in->width + conv->pad_right;
     if ((out->width - 1u) * conv->stride_width + conv->kernel_width > wide) return FT_ERROR_FORMAT;
-    uint64_t weights = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels * out->channels;
-    uint64_t ring = is_padded(context, conv) ? (uint64_t)conv->kernel_height * wide * in->channels : 0u;
-    if (weights >= (1u << 30) || ring + 4u * (uint64_t)conv->max_taps > context->op.scratch_bytes)
-        return FT_ERROR_FORMAT;
-    if (conv->max_taps != 0u && context->model->header.arena_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
-    *weight_count = (uint32_t)weights;
-    return check_arrays(context, conv, weights);
+    uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
+    if (fan_in * out->channels >= (1u << 30) || (sparse && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
+    uint64_t window = measure(context, state), taps = tap_words(state, sparse);
+    if (ft_is_vector(state)) window = 0u;
+    else if (window == 0u) return FT_ERROR_FORMAT;
+    if (window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
+    if (context->op.streamed && (ft_is_vector(state) || out->rows != conv->rows)) return FT_ERROR_FORMAT;
+    return check_arrays(context, conv, state->weights);
 }
 
-/* Copy padded input row `index` (0 is the first padding row above the image) to `to`. */
-static void fill_row(const ft_conv_row_t *row, uint32_t index, int8_t *to) {
-    const ft_tensor_t *in = &row->context->input;
-    uint32_t left = (uint32_t)row->conv.pad_left * in->channels, bytes = (uint32_t)in->width * in->channels;
-    uint32_t right = (uint32_t)row->conv.pad_right * in->channels, y = index - row->conv.pad_top;
-    if (index < row->conv.pad_top || y >= in->height) {
-        memset(to, row->conv.pad_value, left + bytes + right);
-        return;
-    }
-    memset(to, row->conv.pad_value, left);
-    memcpy(to + left, ft_data(row->context, in) + y * bytes, bytes);
-    memset(to + left + bytes, row->conv.pad_value, right);
+/* What goes into one plane of one column phase: padding, then pixels, then padding. */
+typedef struct {
+    uint32_t *to;
+    const int8_t *from; /* the first pixel */
+    uint32_t step;      /* bytes from pixel to pixel */
+    uint32_t left, pixels, right;
+    uint32_t padding;
+} run_t;
+
+static void put_padding(uint32_t *to, uint32_t padding, uint32_t count) {
+    while (count-- > 0u) *to++ = padding;
 }
 
-void ft_conv_run(const ft_context_t *context, ft_conv_row_fn fn) {
-    const ft_tensor_t *in = &context->input, *out = &context->output;
-    ft_conv_row_t row;
-    row.context = context;
-    ft_read(context->model, context->op.params, &row.conv, FT_CONV_BYTES);
-    row.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
-    row.run = (uint32_t)row.conv.kernel_width * in->channels;
-    row.step = (uint32_t)row.conv.stride_width * in->channels;
-    row.out = ft_data(context, out);
-    int padded = is_padded(context, &row.conv);
-    int8_t *ring = (int8_t *)(row.taps + row.conv.max_taps);
-    row.rows = padded ? ring : ft_data(context, in);
-    uint32_t pitch_bytes = pitch(context, &row.conv), height = row.conv.kernel_height, filled = 0;
-    for (uint32_t y = 0; y < out->height; y++, row.out += (uint32_t)out->width * out->channels) {
-        uint32_t top = y * row.conv.stride_height;
-        for (uint32_t k = 0; k < height; k++) {
-            uint32_t slot = padded ? (top + k) % height : top + k;
-            row.row[k] = slot * pitch_bytes;
-            if (padded && top + k >= filled) {
-                fill_row(&row, top + k, ring + row.row[k]);
-                filled = top + k + 1u;
-            }
-        }
-        fn(&row);
+/* Channel c and c + 1 of every pixel; a channel beyond the last meets no weight. */
+static void put_pair(const run_t *run, uint32_t c, uint32_t channels, uint32_t *to) {
+    const int8_t *from = run->from + c;
+    for (uint32_t i = 0; i < run->pixels; i++, from += run->step)
+        *to++ = ft_pair(from[0], c + 1u < channels ? from[1] : 0);
+}
+
+/* Four channels of every pixel, aligned, to one plane and the next. */
+FT_HOT static void put_four(const run_t *run, uint32_t c, uint32_t *to, uint32_t *next) {
+    const uint32_t *from = (const uint32_t *)(const void *)(run->from + c);
+    uint32_t step = run->step / 4u;
+    for (const uint32_t *end = to + run->pixels; to < end; from += step) ft_widen(*from, to++, next++);
+}
+
+static void put_planes(const ft_conv_state_t *state, run_t run) {
+    uint32_t channels = state->context->input.channels, plane = state->plane, c = 0;
+    for (uint32_t i = 0; i < state->pairs; i++) {
+        uint32_t *to = run.to + i * plane;
+        put_padding(to, run.padding, run.left);
+        put_padding(to + run.left + run.pixels, run.padding, run.right);
+    }
+    run.to += run.left;
+    if (run.pixels == 0u) return;
+    if (((uintptr_t)run.from | channels) % 4u == 0u)
+        for (; c < channels; c += 4u, run.to += 2u * plane) put_four(&run, c, run.to, run.to + plane);
+    for (; c < channels; c += 2u, run.to += plane) put_pair(&run, c, channels, run.to);
+}
+
+/* How many of the columns phase, phase + stride.. lie before column `end`. */
+static uint32_t columns_before(uint32_t end, uint32_t phase, uint32_t stride) {
+    return end > phase ? (end - phase + stride - 1u) / stride : 0u;
+}
+
+/* Put padded input row `index` (0 is the first padding row above the image) into the window. */
+static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to) {
+    const ft_tensor_t *in = &state->context->input;
+    const ft_conv_t *conv = &state->conv;
+    uint32_t y = index - conv->pad_top, stride = conv->stride_width;
+    int inside = index >= conv->pad_top && y < in->height;
+    const int8_t *from = inside ? ft_row(state->context, in, y) : NULL;
+    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value)};
+    for (uint32_t phase = 0; phase < state->phases; phase++) {
+        uint32_t all = ft_positions(state, phase);
+        uint32_t left = columns_before(conv->pad_left, phase, stride);
+        uint32_t end = columns_before((uint32_t)conv->pad_left + in->width, phase, stride);
+        if (end > all) end = all;
+        run.left = inside && left < end ? left : all;
+        run.pixels = inside && left < end ? end - left : 0u;
+        run.right = all - run.left - run.pixels;
+        if (run.pixels > 0u) run.from = from + (left * stride + phase - conv->pad_left) * in->channels;
+        put_planes(state, run);
+        run.to += all;
     }
 }
 
-void ft_conv_begin(const ft_conv_row_t *row, uint32_t channel, ft_conv_channel_t *to) {
-    const ft_model_t *model = row->context->model;
-    const ft_tensor_t *out = &row->context->output;
-    int32_t multiplier = (int32_t)ft_words_at(model, row->conv.multiplier)[channel];
-    to->bias = (int32_t)ft_words_at(model, row->conv.bias)[channel];
-    to->scale = ft_scale(multiplier, (int8_t)ft_byte(ft_words_at(model, row->conv.shift), channel));
-    to->zero_point = out->zero_point;
-    to->low = row->conv.act_min;
-    to->high = row->conv.act_max;
-    to->out = row->out + channel;
-    to->pitch = out->channels;
+/* Fill the window up to padded row `end`; 0 if a row of the image is not there yet. */
+static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
+    for (; context->filled < end; context->filled++) {
+        uint32_t index = context->filled, y = index - state->conv.pad_top;
+        if (index >= state->conv.pad_top && y < context->input.height && y >= context->available) return 0;
+        fill_row(state, index, state->window + (index - top) * state->row);
+    }
+    return 1;
 }
 
-FT_HOT void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t count) {
-    const uint32_t *taps = row->taps, *end = taps + count;
-    uint32_t step = row->step, width = row->context->output.width, x = 0;
-    const int8_t *p = row->rows;
-    ft_conv_channel_t to;
-    ft_conv_begin(row, channel, &to);
-    for (; x + 4u <= width; x += 4u, p += 4u * step) {
-        const int8_t *p1 = p + step, *p2 = p1 + step, *p3 = p2 + step;
-        int32_t s0 = to.bias, s1 = to.bias, s2 = to.bias, s3 = to.bias;
-        for (const uint32_t *tap = taps; tap < end; tap++) {
-            uint32_t at = *tap >> 8;
-            int32_t weight = (int8_t)*tap;
-            s0 += weight * p[at];
-            s1 += weight * p1[at];
-            s2 += weight * p2[at];
-            s3 += weight * p3[at];
-        }
-        int32_t sums[4] = {s0, s1, s2, s3};
-        for (uint32_t i = 0; i < 4u; i++) ft_conv_store(&to, sums[i]);
-    }
-    for (; x < width; x++, p += step) {
-        int32_t sum = to.bias;
-        for (const uint32_t *tap = taps; tap < end; tap++) sum += (int8_t)*tap * p[*tap >> 8];
-        ft_conv_store(&to, sum);
-    }
+/* Let go of the rows above padded row `top + step`. */
+static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t step) {
+    uint32_t next = top + step;
+    uint32_t kept = context->filled > next ? (context->filled - next) * state->row : 0u;
+    if (kept > 0u) ft_copy_words(state->window, state->window + step * state->row, kept);
+    else context->filled = next;
+}
+
+void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
+    ft_conv_state_t state;
+    ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
+    (void)measure(context, &state);
+    state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
+    state.window = state.taps + tap_words(&state, sparse);
+    uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
+    state.height = left < state.conv.rows ? left : state.conv.rows;
+    state.out = ft_row(context, &context->output, context->row);
+    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
+    if (begin != NULL && context->filled == 0u) begin(&state);
+    if (!ft_is_vector(&state) && !fill(context, &state, top, end)) return;
+    pass(&state);
+    context->row += state.height;
+    if (!ft_is_vector(&state) && state.height < left) advance(context, &state, top, state.height * state.conv.stride_height);
+}
+
+void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
+    const ft_model_t *model = state->context->model;
+    int32_t bias = (int32_t)ft_words_at(model, state->conv.bias)[channel], limit = 1 << 30;
+    to->bias = bias;
+    to->multiplier = (int32_t)ft_words_at(model, state->conv.multiplier)[channel];
+    to->shift = (int8_t)ft_byte(ft_words_at(model, state->conv.shift), channel);
+    to->zero_point = state->context->output.zero_point;
+    to->low = state->conv.act_min;
+    to->high = state->conv.act_max;
+    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, to->zero_point) && to->low == -128 && to->high == 127;
+    if (state->weights >= 1u << 16) to->is_quick = 0;
+    else limit -= (int32_t)state->weights * 16384;
+    if (bias >= limit || bias <= -limit) to->is_quick = 0;
+}
+
+FT_HOT void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch) {
+    ft_scale_t scale = ft_scale(channel->multiplier, channel->shift);
+    for (const int32_t *end = sums + count; sums < end; out += pitch)
+        *out = ft_finish(ft_rescale(*sums++, &scale), channel->zero_point, channel->low, channel->high);
 }

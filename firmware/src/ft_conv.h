@@ -1,4 +1,9 @@
-/* What the convolution kernels share: the window over the input, and the way weights meet it. */
+/* What the convolution kernels share: the window over the input, and the way weights meet it.
+ *
+ * The window holds the input rows that some output rows need, padded, so that no kernel ever tests a border. Its
+ * words are pairs of neighbouring channels of one pixel, each channel 16 bits wide. Pixels that neighbouring
+ * outputs multiply with the same weight lie in neighbouring words: a row is one plane for each channel pair, and
+ * a plane has the columns 0, s, 2s.. first, then 1, s+1.., for a stride of s. */
 #ifndef FT_CONV_H
 #define FT_CONV_H
 
@@ -8,51 +13,88 @@
 #pragma GCC optimize("O2")
 #endif
 
+#include "arch/ft_arch.h"
 #include "ft_internal.h"
 
-/* One output row in the making. The window's row k starts row[k] bytes after `rows`; padding, if any, is
- * already there, so that no kernel ever tests a border. */
-typedef struct ft_conv_row {
+/* One convolution in the making; sizes of the window are in words. */
+typedef struct ft_conv_state {
     const ft_context_t *context;
     ft_conv_t conv;
-    const int8_t *rows;
-    uint32_t row[FT_MAX_KERNEL_HEIGHT];
-    uint32_t run;   /* bytes of one window row: kernel width times channels */
-    uint32_t step;  /* bytes from one output pixel's window to the next one's */
-    uint32_t *taps; /* scratch for one output channel's non-zero weights; unused where dense */
-    int8_t *out;    /* the output row */
-} ft_conv_row_t;
+    uint32_t weights;   /* of one output channel */
+    uint32_t pairs;     /* channel pairs of the input */
+    uint32_t positions; /* of the first column phase; those after `last` have one less */
+    uint32_t last;
+    uint32_t phases; /* column phases that some weight meets */
+    uint32_t plane;  /* words of one channel pair of one row */
+    uint32_t row;    /* words of one row */
+    uint32_t *taps;  /* scratch for weights */
+    uint32_t *window;
+    int8_t *out;     /* where the pass writes */
+    uint32_t height; /* output rows of this pass */
+} ft_conv_state_t;
 
-typedef void (*ft_conv_row_fn)(const ft_conv_row_t *row);
+typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
 
-/* Check everything but the weight stream. */
-ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_t *conv, uint32_t *weight_count);
+/* Check everything but the weight stream, given the words that weights take in scratch. */
+ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse);
 
-/* Run `fn` for every output row. */
-void ft_conv_run(const ft_context_t *context, ft_conv_row_fn fn);
+/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin`, if any, runs
+ * before the first. */
+void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
 
-/* A tap is one non-zero weight: where its input lies in the window (24 bits) and its value (8 bits). */
-static inline uint32_t ft_tap(uint32_t offset, uint8_t value) { return (offset << 8) | value; }
+/* A dense layer: one pixel in, one pixel out. It reads its input in place. */
+static inline int ft_is_vector(const ft_conv_state_t *state) {
+    const ft_tensor_t *in = &state->context->input, *out = &state->context->output;
+    const ft_conv_t *conv = &state->conv;
+    return in->height == 1u && in->width == 1u && out->height == 1u && out->width == 1u && conv->kernel_height == 1u &&
+           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u;
+}
 
-/* Compute one output channel of one output row from its `count` taps. */
-void ft_conv_taps(const ft_conv_row_t *row, uint32_t channel, uint32_t count);
+/* A column of the padded input: `start + position` words into a plane. */
+typedef struct ft_column {
+    uint32_t phase, start, position;
+} ft_column_t;
 
-/* One output channel's numbers, and where its outputs of the row go. */
+static inline uint32_t ft_positions(const ft_conv_state_t *state, uint32_t phase) {
+    return state->positions - (phase > state->last ? 1u : 0u);
+}
+
+static inline void ft_next_column(const ft_conv_state_t *state, ft_column_t *column) {
+    column->start += ft_positions(state, column->phase);
+    if (++column->phase < state->conv.stride_width) return;
+    column->phase = column->start = 0u;
+    column->position++;
+}
+
+/* The position of the lowest set bit of a word that is not 0. */
+static inline uint32_t ft_lowest_bit(uint32_t bits) {
+#if defined(__ARM_FEATURE_CLZ) || defined(__x86_64__)
+    return (uint32_t)__builtin_ctz(bits);
+#else
+    uint32_t position = 0;
+    for (; (bits & 0xFu) == 0u; bits >>= 4) position += 4u;
+    for (; (bits & 1u) == 0u; bits >>= 1) position++;
+    return position;
+#endif
+}
+
+/* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
+uint32_t *ft_conv_list(const ft_conv_state_t *state);
+
+/* Compute one output channel from the `count` weights in its list. */
+void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t count);
+
+/* One output channel's numbers. */
 typedef struct ft_conv_channel {
-    int32_t bias;
-    ft_scale_t scale;
+    int32_t bias, multiplier, shift;
     int32_t zero_point, low, high;
-    int8_t *out;
-    uint32_t pitch; /* bytes from one output pixel to the next */
+    ft_quick_t quick;
+    int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
 } ft_conv_channel_t;
 
-void ft_conv_begin(const ft_conv_row_t *row, uint32_t channel, ft_conv_channel_t *to);
+void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to);
 
-/* Turn a finished sum into the next output of the channel. */
-static inline void ft_conv_store(ft_conv_channel_t *channel, int32_t sum) {
-    int32_t value = ft_rescale(sum, &channel->scale);
-    *channel->out = ft_finish(value, channel->zero_point, channel->low, channel->high);
-    channel->out += channel->pitch;
-}
+/* Turn finished sums into outputs, `pitch` bytes apart. */
+void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch);
 
 #endif

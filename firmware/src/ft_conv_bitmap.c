@@ -14,42 +14,29 @@ typedef struct {
 static uint32_t bitmap_words(uint32_t weights) { return (weights + 31u) / 32u; }
 
 static ft_status_t check(const ft_context_t *context) {
-    ft_conv_t conv;
-    uint32_t weights;
-    ft_status_t status = ft_conv_check(context, &conv, &weights);
+    ft_conv_state_t state;
+    ft_status_t status = ft_conv_check(context, &state, 1);
     if (status != FT_OK) return status;
-    uint32_t words = bitmap_words(weights), values = 0, taps = 0;
-    uint32_t per_channel = weights / context->output.channels, end = per_channel;
-    if (conv.weight_bytes < 4u * words) return FT_ERROR_FORMAT;
-    const uint32_t *bits = ft_words_at(context->model, conv.weights);
+    uint32_t weights = state.weights * context->output.channels, words = bitmap_words(weights), values = 0, taps = 0;
+    uint32_t end = state.weights;
+    if (state.conv.weight_bytes < 4u * words) return FT_ERROR_FORMAT;
+    const uint32_t *bits = ft_words_at(context->model, state.conv.weights);
     for (uint32_t i = 0; i < 32u * words; i++) {
         if (!((bits[i / 32u] >> (i % 32u)) & 1u)) continue;
         if (i >= weights) return FT_ERROR_FORMAT;
-        while (i >= end) {
-            end += per_channel;
-            taps = 0;
-        }
+        for (; i >= end; taps = 0) end += state.weights;
         values++;
-        if (++taps > conv.max_taps) return FT_ERROR_FORMAT;
+        if (++taps > state.conv.max_taps) return FT_ERROR_FORMAT;
     }
-    return values <= conv.weight_bytes - 4u * words ? FT_OK : FT_ERROR_FORMAT;
+    if (values > state.conv.weight_bytes - 4u * words) return FT_ERROR_FORMAT;
+    while (values > 0u)
+        if (ft_byte(bits + words, --values) == 0u) return FT_ERROR_FORMAT;
+    return FT_OK;
 }
 
-/* The position of the lowest set bit of a word that is not 0. */
-static inline uint32_t lowest_bit(uint32_t bits) {
-#if defined(__ARM_FEATURE_CLZ) || defined(__x86_64__)
-    return (uint32_t)__builtin_ctz(bits);
-#else
-    uint32_t position = 0;
-    for (; (bits & 0xFu) == 0u; bits >>= 4) position += 4u;
-    for (; (bits & 1u) == 0u; bits >>= 1) position++;
-    return position;
-#endif
-}
-
-/* Decode one window row (`run` weights from flat position `at`), whose input starts at `offset`. */
-FT_HOT static uint32_t *decode_line(bitmap_stream_t *stream, uint32_t at, uint32_t run, uint32_t offset, uint32_t *tap) {
-    uint32_t end = at + run, shift = offset - at;
+/* Decode one output channel, whose weights start at flat position `at`. */
+FT_HOT static uint32_t *decode(bitmap_stream_t *stream, uint32_t at, uint32_t count, uint32_t *to) {
+    uint32_t start = at, end = at + count;
     while (at < end) {
         uint32_t bits = stream->bits[at / 32u] >> (at % 32u), stop = (at | 31u) + 1u;
         if (stop > end) {
@@ -57,24 +44,23 @@ FT_HOT static uint32_t *decode_line(bitmap_stream_t *stream, uint32_t at, uint32
             stop = end;
         }
         for (; bits != 0u; bits &= bits - 1u)
-            *tap++ = ft_tap(at + lowest_bit(bits) + shift, ft_byte(stream->values, stream->value++));
+            *to++ = (at + ft_lowest_bit(bits) - start) << 8 | ft_byte(stream->values, stream->value++);
         at = stop;
     }
-    return tap;
+    return to;
 }
 
-static void bitmap_row(const ft_conv_row_t *row) {
-    uint32_t channels = row->context->output.channels, lines = row->conv.kernel_height, at = 0;
-    const uint32_t *bits = ft_words_at(row->context->model, row->conv.weights);
-    bitmap_stream_t stream = {bits, bits + bitmap_words(channels * lines * row->run), 0u};
+static void pass(ft_conv_state_t *state) {
+    uint32_t channels = state->context->output.channels;
+    const uint32_t *bits = ft_words_at(state->context->model, state->conv.weights);
+    bitmap_stream_t stream = {bits, bits + bitmap_words(channels * state->weights), 0u};
     for (uint32_t channel = 0; channel < channels; channel++) {
-        uint32_t *tap = row->taps;
-        for (uint32_t line = 0; line < lines; line++, at += row->run)
-            tap = decode_line(&stream, at, row->run, row->row[line], tap);
-        ft_conv_taps(row, channel, (uint32_t)(tap - row->taps));
+        uint32_t *list = ft_conv_list(state);
+        uint32_t *end = decode(&stream, channel * state->weights, state->weights, list);
+        ft_conv_taps(state, channel, (uint32_t)(end - list));
     }
 }
 
-static void run(const ft_context_t *context) { ft_conv_run(context, bitmap_row); }
+static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_bitmap = {check, run};

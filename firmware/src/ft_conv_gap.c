@@ -31,52 +31,37 @@ static int next_gap_checked(gap_stream_t *stream, uint32_t bytes) {
 }
 
 static ft_status_t check(const ft_context_t *context) {
-    ft_conv_t conv;
-    uint32_t weights;
-    ft_status_t status = ft_conv_check(context, &conv, &weights);
+    ft_conv_state_t state;
+    ft_status_t status = ft_conv_check(context, &state, 1);
     if (status != FT_OK) return status;
-    if (conv.weight_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
-    gap_stream_t stream = {ft_words_at(context->model, conv.weights), 0u, 0u};
-    uint32_t per_channel = weights / context->output.channels, end = per_channel, taps = 0;
-    if (!next_gap_checked(&stream, conv.weight_bytes)) return FT_ERROR_FORMAT;
+    if (state.conv.weight_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
+    gap_stream_t stream = {ft_words_at(context->model, state.conv.weights), 0u, 0u};
+    uint32_t weights = state.weights * context->output.channels, end = state.weights, taps = 0;
+    if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
     while (stream.position < weights) {
-        while (stream.position >= end) {
-            end += per_channel;
-            taps = 0;
-        }
-        if (++taps > conv.max_taps || ++stream.at > conv.weight_bytes) return FT_ERROR_FORMAT;
+        for (; stream.position >= end; taps = 0) end += state.weights;
+        if (++taps > state.conv.max_taps || stream.at >= state.conv.weight_bytes) return FT_ERROR_FORMAT;
+        if (ft_byte(stream.words, stream.at++) == 0u) return FT_ERROR_FORMAT;
         stream.position++;
-        if (!next_gap_checked(&stream, conv.weight_bytes)) return FT_ERROR_FORMAT;
+        if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
     }
     return FT_OK;
 }
 
-/* Decode one output channel, whose weights start at flat position `start`, into taps. */
-FT_HOT static uint32_t decode(gap_stream_t *stream, const ft_conv_row_t *row, uint32_t start, uint32_t end) {
-    uint32_t *tap = row->taps, line = 0, line_end = start + row->run, shift = row->row[0] - start;
-    while (stream->position < end) {
-        while (stream->position >= line_end) {
-            line++;
-            shift = row->row[line] - line_end;
-            line_end += row->run;
-        }
-        *tap++ = ft_tap(stream->position + shift, ft_byte(stream->words, stream->at++));
-        stream->position++;
-        next_gap(stream);
-    }
-    return (uint32_t)(tap - row->taps);
-}
-
-static void gap_row(const ft_conv_row_t *row) {
-    gap_stream_t stream = {ft_words_at(row->context->model, row->conv.weights), 0u, 0u};
-    uint32_t channels = row->context->output.channels, size = row->run * row->conv.kernel_height;
+FT_HOT static void pass(ft_conv_state_t *state) {
+    gap_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 0u, 0u};
+    uint32_t channels = state->context->output.channels, start = 0;
     next_gap(&stream);
-    for (uint32_t channel = 0; channel < channels; channel++) {
-        uint32_t count = decode(&stream, row, channel * size, (channel + 1u) * size);
-        ft_conv_taps(row, channel, count);
+    for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
+        uint32_t *list = ft_conv_list(state), *to = list, end = start + state->weights;
+        for (; stream.position < end; next_gap(&stream)) {
+            *to++ = (stream.position - start) << 8 | ft_byte(stream.words, stream.at++);
+            stream.position++;
+        }
+        ft_conv_taps(state, channel, (uint32_t)(to - list));
     }
 }
 
-static void run(const ft_context_t *context) { ft_conv_run(context, gap_row); }
+static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_gap = {check, run};

@@ -4,11 +4,24 @@
 
 #include "fedtiny/ft.h"
 
+/* A function that gets faster if the compiler does not mix it with its caller, and a condition that hardly ever
+ * holds. */
+#if defined(__GNUC__)
+#define FT_APART __attribute__((noinline))
+#define FT_RARELY(condition) __builtin_expect(condition, 0)
+#else
+#define FT_APART
+#define FT_RARELY(condition) (condition)
+#endif
+
 /* One operator, its records copied out of the model (which may allow word loads only). */
 typedef struct ft_context {
     const ft_model_t *model;
     ft_op_t op;
     ft_tensor_t input, input2, output; /* input2 repeats input where the operator has one input */
+    uint32_t row;                      /* output rows made so far */
+    uint32_t filled;                   /* of a convolution: padded input rows taken so far */
+    uint32_t available;                /* rows that the operator before has made; UINT32_MAX if all are there */
 } ft_context_t;
 
 /* True if `bytes` bytes at `offset` lie inside the model and start at a word. */
@@ -33,12 +46,19 @@ static inline uint8_t ft_byte(const uint32_t *words, uint32_t index) {
 #endif
 }
 
+/* Bytes in the arena. */
 static inline uint32_t ft_tensor_bytes(const ft_tensor_t *tensor) {
-    return (uint32_t)tensor->height * tensor->width * tensor->channels;
+    return (uint32_t)tensor->rows * tensor->width * tensor->channels;
 }
 
 static inline int8_t *ft_data(const ft_context_t *context, const ft_tensor_t *tensor) {
     return (int8_t *)context->model->arena + tensor->offset;
+}
+
+/* Row `y` of a tensor, of which only some rows may be in the arena. */
+static inline int8_t *ft_row(const ft_context_t *context, const ft_tensor_t *tensor, uint32_t y) {
+    uint32_t at = tensor->rows == tensor->height ? y : y % tensor->rows;
+    return ft_data(context, tensor) + at * tensor->width * tensor->channels;
 }
 
 /* A factor multiplier * 2^(shift - 31), taken apart once for many numbers. */
@@ -63,6 +83,24 @@ static inline int32_t ft_rescale(int32_t x, const ft_scale_t *scale) {
     int32_t shifted = (int32_t)((uint32_t)x << scale->left);
     int32_t high = (int32_t)(((int64_t)shifted * scale->multiplier + ((int64_t)1 << 30)) >> 31);
     return (high >> scale->right) + ((high & scale->mask) > scale->half + (high < 0));
+}
+
+/* The same factor and a zero point to add, for a right shift r of 1 to 22 and numbers below 2^30: rounding twice is
+ * ((x * m + 2^30 >> 31) + 2^(r - 1) - (x < 0)) >> r. That the last term asks for the sign of x and not for that of
+ * the first result makes no difference: where they differ the first result is 0 and so is the second. */
+typedef struct ft_quick {
+    int32_t multiplier;
+    int32_t offset; /* 2^(r - 1), and the zero point times 2^r */
+    int32_t shift;  /* r */
+} ft_quick_t;
+
+/* 0 if the factor is none of these. */
+static inline int ft_quick(ft_quick_t *quick, int32_t multiplier, int32_t shift, int32_t zero_point) {
+    if (shift > -1 || shift < -22) return 0;
+    quick->multiplier = multiplier;
+    quick->shift = -shift;
+    quick->offset = (1 << (-shift - 1)) + zero_point * (1 << -shift);
+    return 1;
 }
 
 /* Add the zero point and clamp, in the order that cannot overflow. */

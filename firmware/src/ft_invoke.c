@@ -38,12 +38,29 @@ size_t ft_output_bytes(const ft_model_t *model) {
     return bytes;
 }
 
+/* Run the operators of a chain in turns: one that can go on hands its rows to the next, one that cannot waits for
+ * the one before it. Each takes in all rows there are before it waits, so that none is overwritten unread. */
+static void run_chain(ft_context_t *chain, uint32_t count) {
+    const ft_context_t *last = &chain[count - 1u];
+    for (uint32_t i = 0; last->row < last->output.height;) {
+        ft_context_t *context = &chain[i];
+        uint32_t before = context->row;
+        if (i > 0u) context->available = context[-1].row;
+        if (before < context->output.height) ft_kernels[context->op.kernel]->run(context);
+        int waits = context->row == before;
+        if (waits && i == 0u) return;
+        if (waits) i--;
+        else if (i + 1u < count) i++;
+    }
+}
+
 ft_status_t ft_step(ft_model_t *model) {
-    ft_context_t context;
+    ft_context_t chain[FT_MAX_CHAIN];
+    uint32_t count = 0;
     if (model->arena == NULL) return FT_ERROR_ARENA;
-    ft_read_op(model, model->next_op, &context);
-    ft_kernels[context.op.kernel]->run(&context);
-    model->next_op++;
+    do ft_read_op(model, model->next_op++, &chain[count]);
+    while (chain[count++].op.streamed);
+    run_chain(chain, count);
     if (model->next_op < model->header.op_count) return FT_OK;
     model->next_op = 0u;
     return FT_DONE;

@@ -3,5 +3,5 @@
 #include "fedtiny/ft.h"
 
 const ft_kernel_t *const ft_kernels[FT_KERNEL_COUNT] = {
-    &ft_kernel_conv_dense, &ft_kernel_conv_bitmap, &ft_kernel_conv_gap, &ft_kernel_add, &ft_kernel_mean,
+    &ft_kernel_conv_dense, &ft_kernel_conv_bitmap, &ft_kernel_conv_gap, &ft_kernel_add, &ft_kernel_mean, &ft_kernel_conv_rice,
 };

@@ -8,10 +8,11 @@ static ft_status_t check(const ft_context_t *context) {
     if (mean.multiplier < 0 || mean.shift < -31 || mean.shift > 30) return FT_ERROR_FORMAT;
     if ((uint32_t)context->input.height * context->input.width > (1u << 22)) return FT_ERROR_FORMAT;
     if (context->output.height != 1u || context->output.width != 1u) return FT_ERROR_FORMAT;
+    if (context->op.streamed || context->input.rows != context->input.height) return FT_ERROR_FORMAT;
     return context->output.channels == context->input.channels ? FT_OK : FT_ERROR_FORMAT;
 }
 
-static void run(const ft_context_t *context) {
+static void run(ft_context_t *context) {
     ft_mean_t mean;
     ft_read(context->model, context->op.params, &mean, FT_MEAN_BYTES);
     ft_scale_t scale = ft_scale(mean.multiplier, mean.shift);
@@ -24,6 +25,7 @@ static void run(const ft_context_t *context) {
         sum = ft_rescale(sum, &scale);
         ft_data(context, &context->output)[c] = ft_finish(sum, context->output.zero_point, -128, 127);
     }
+    context->row = context->output.height;
 }
 
 const ft_kernel_t ft_kernel_mean = {check, run};

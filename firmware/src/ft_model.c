@@ -20,6 +20,8 @@ void ft_read(const ft_model_t *model, uint32_t offset, void *record, uint32_t by
 void ft_read_op(const ft_model_t *model, uint32_t index, ft_context_t *context) {
     const ft_header_t *header = &model->header;
     context->model = model;
+    context->row = context->filled = 0u;
+    context->available = UINT32_MAX;
     ft_read(model, header->ops + index * FT_OP_BYTES, &context->op, FT_OP_BYTES);
     uint32_t second = context->op.input2 == FT_NO_TENSOR ? context->op.input : context->op.input2;
     ft_read(model, header->tensors + context->op.input * FT_TENSOR_BYTES, &context->input, FT_TENSOR_BYTES);
@@ -59,8 +61,8 @@ static ft_status_t check_header(ft_model_t *model, size_t size) {
 static ft_status_t check_tensor(const ft_model_t *model, uint32_t index) {
     ft_tensor_t tensor;
     ft_read(model, model->header.tensors + index * FT_TENSOR_BYTES, &tensor, FT_TENSOR_BYTES);
-    uint64_t bytes = (uint64_t)tensor.height * tensor.width * tensor.channels;
-    if (bytes == 0u || tensor.offset + bytes > model->header.arena_bytes) return FT_ERROR_FORMAT;
+    uint64_t bytes = (uint64_t)tensor.rows * tensor.width * tensor.channels;
+    if (bytes == 0u || tensor.rows > tensor.height || tensor.offset + bytes > model->header.arena_bytes) return FT_ERROR_FORMAT;
     if (tensor.zero_point < -128 || tensor.zero_point > 127) return FT_ERROR_FORMAT;
     return FT_OK;
 }
@@ -69,13 +71,31 @@ static int apart(uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
     return a + a_bytes <= b || b + b_bytes <= a;
 }
 
-/* Kernels trust their scratch and their inputs while they write outputs. */
-static int overlaps(const ft_context_t *context) {
-    const ft_tensor_t *in = &context->input, *in2 = &context->input2, *out = &context->output;
-    uint32_t scratch = context->op.scratch, scratch_bytes = context->op.scratch_bytes, bytes = ft_tensor_bytes(out);
-    return !apart(out->offset, bytes, scratch, scratch_bytes) || !apart(out->offset, bytes, in->offset, ft_tensor_bytes(in)) ||
-           !apart(out->offset, bytes, in2->offset, ft_tensor_bytes(in2)) ||
-           !apart(in->offset, ft_tensor_bytes(in), scratch, scratch_bytes);
+/* Kernels trust what they put into their scratch. An output may share bytes with an input: what is read there is
+ * the exporter's care, and never leads outside the arena. */
+static int disturbs(const ft_context_t *writer, const ft_op_t *op) {
+    return !apart(writer->output.offset, ft_tensor_bytes(&writer->output), op->scratch, op->scratch_bytes);
+}
+
+/* Rows can only be handed from one operator to the next, and operators that do so run in turns: none may write into
+ * the scratch of another. */
+static int chain_ok(const ft_model_t *model, uint32_t index, const ft_context_t *context) {
+    ft_context_t other;
+    const ft_op_t *op = &context->op;
+    int handed = 0;
+    if (op->streamed > 1u || (op->streamed && index + 1u == model->header.op_count)) return 0;
+    for (uint32_t back = 1; back <= index; back++) {
+        ft_read_op(model, index - back, &other);
+        if (!other.op.streamed) break;
+        if (back == FT_MAX_CHAIN || disturbs(context, &other.op) || disturbs(&other, op)) return 0;
+        if (!apart(op->scratch, op->scratch_bytes, other.op.scratch, other.op.scratch_bytes)) return 0;
+        if (back > 1u) continue;
+        handed = other.op.output == op->input ? 1 : other.op.output == op->input2 ? 2 : 0;
+        if (handed == 0) return 0;
+    }
+    int whole = context->input.rows == context->input.height, whole2 = context->input2.rows == context->input2.height;
+    if (handed == 1) return whole2 || op->input2 == FT_NO_TENSOR || op->input2 == op->input;
+    return whole && (whole2 || handed == 2);
 }
 
 static ft_status_t check_op(const ft_model_t *model, uint32_t index) {
@@ -89,8 +109,16 @@ static ft_status_t check_op(const ft_model_t *model, uint32_t index) {
     if (op->scratch % 4u != 0u || op->scratch > header->arena_bytes) return FT_ERROR_FORMAT;
     if (op->scratch_bytes > header->arena_bytes - op->scratch) return FT_ERROR_FORMAT;
     ft_read_op(model, index, &context);
-    if (overlaps(&context)) return FT_ERROR_FORMAT;
+    if (disturbs(&context, op) || !chain_ok(model, index, &context)) return FT_ERROR_FORMAT;
+    if (!op->streamed && context.output.rows != context.output.height) return FT_ERROR_FORMAT;
     return ft_kernels[op->kernel]->check(&context);
+}
+
+/* What the caller fills and reads is there as a whole. */
+static int whole(const ft_model_t *model, uint32_t index) {
+    ft_tensor_t tensor;
+    ft_read(model, model->header.tensors + index * FT_TENSOR_BYTES, &tensor, FT_TENSOR_BYTES);
+    return tensor.rows == tensor.height;
 }
 
 ft_status_t ft_model_open(ft_model_t *model, const void *blob, size_t size) {
@@ -106,6 +134,8 @@ ft_status_t ft_model_open(ft_model_t *model, const void *blob, size_t size) {
     }
     for (uint32_t i = 0; status == FT_OK && i < model->header.tensor_count; i++) status = check_tensor(model, i);
     for (uint32_t i = 0; status == FT_OK && i < model->header.op_count; i++) status = check_op(model, i);
+    if (status == FT_OK && (!whole(model, model->header.input) || !whole(model, model->header.output)))
+        status = FT_ERROR_FORMAT;
     return status;
 }
 

@@ -88,7 +88,7 @@ def test_every_encoding_gives_the_same_outputs_and_loses_no_weight(density, host
         written = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in kernels})
         assert host_runtime.run(written.data, inputs)[2] == expected
         for index, weights in read_weights(written.data).items():
-            assert np.array_equal(weights, graph.nodes[index].constants["weight"].reshape(weights.shape))
+            assert np.array_equal(weights, written.plan.graph.nodes[index].constants["weight"].reshape(weights.shape))
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])

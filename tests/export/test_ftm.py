@@ -11,7 +11,7 @@ import pytest
 from fedtiny_export import abi
 from fedtiny_export.abi import Kernel, Status
 from fedtiny_export.ftm import write_ftm
-from networks import residual, samples
+from networks import Builder, residual, samples, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +72,123 @@ def test_a_bad_file_is_refused_for_the_right_reason(change, status, host_runtime
     assert host_runtime.run(change(model), inputs)[0] == status
 
 
+def _at(data: bytes, table: str, index: int, record: abi.Record, name: str) -> tuple[int, str]:
+    """Where a field of the index-th tensor or operator is."""
+    offset, code = _field(record, name)
+    return abi.HEADER.unpack(data, 0)[table] + index * record.size + offset, code
+
+
+def _conv(data: bytes, index: int, name: str) -> tuple[int, str]:
+    op = abi.OP.unpack(data, abi.HEADER.unpack(data, 0)["ops"] + index * abi.OP.size)
+    offset, code = _field(abi.CONV, name)
+    return op["params"] + offset, code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "rows"), 0), id="no row at a time"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "rows"), 600), id="more rows than the scratch holds"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "max_taps"), 9000), id="more taps than the scratch holds"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "kernel_height"), 17), id="a kernel that is too high"),
+        pytest.param(lambda d: _patched(d, *_at(d, "tensors", 0, abi.TENSOR, "rows"), 1), id="part of the input"),
+        pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 1), id="part of a tensor"),
+        pytest.param(
+            lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 9), id="more rows than there are"
+        ),
+        pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 0), id="no rows"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 0, abi.OP, "streamed"), 2), id="an unknown flag"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 8, abi.OP, "streamed"), 1), id="the last one streams"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 7, abi.OP, "streamed"), 1), id="a mean streams"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 0, abi.OP, "scratch_bytes"), 64), id="too little scratch"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(change, host_runtime):
+    model, inputs = _model()
+    assert host_runtime.run(model, inputs)[0] == 0
+    assert host_runtime.run(seal(change(model)), inputs)[0] == Status.ERROR_FORMAT
+
+
+def _streamed_model() -> tuple[bytes, np.ndarray]:
+    """Two convolutions and an addition that hand rows to one another."""
+    graph = streamed(0)
+    written = write_ftm(graph, {})
+    names = [node.name for node in written.plan.graph.nodes]
+    assert [names.index(name) for name in ("t1", "t2", "t3")] == [1, 2, 3]
+    assert written.plan.streamed == {"t1", "t2"}
+    return written.data, samples(graph, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 1, abi.OP, "streamed"), 0), id="not handed on"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 0, abi.OP, "streamed"), 1), id="a chain of four"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 3, abi.OP, "input"), 1), id="the next one reads another"),
+        pytest.param(lambda d: _patched(d, *_at(d, "ops", 4, abi.OP, "input"), 2), id="a later one reads it"),
+        pytest.param(
+            lambda d: _patched(d, *_at(d, "tensors", 2, abi.TENSOR, "rows"), 3), id="other rows than it makes"
+        ),
+        pytest.param(
+            lambda d: _patched(
+                d,
+                *_at(d, "ops", 2, abi.OP, "scratch"),
+                struct.unpack_from("<I", d, _at(d, "ops", 1, abi.OP, "scratch")[0])[0],
+            ),
+            id="two use one scratch",
+        ),
+        pytest.param(
+            lambda d: _patched(
+                d,
+                *_at(d, "tensors", 3, abi.TENSOR, "offset"),
+                struct.unpack_from("<I", d, _at(d, "ops", 1, abi.OP, "scratch")[0])[0],
+            ),
+            id="one writes into another's scratch",
+        ),
+    ],
+)
+def test_chains_that_do_not_fit_are_refused(change, host_runtime):
+    model, inputs = _streamed_model()
+    assert host_runtime.run(model, inputs)[0] == 0
+    assert host_runtime.run(seal(change(model)), inputs)[0] == Status.ERROR_FORMAT
+
+
+def _one_sparse_layer(forced: Kernel) -> bytes:
+    builder = Builder((4, 4, 4), 0, 0.3)
+    builder.conv(8)
+    return write_ftm(builder.int8(), {k: 0 if k is forced else 10**9 for k in Kernel}).data
+
+
+@pytest.mark.parametrize("forced", [Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE])
+def test_a_stored_weight_of_zero_is_refused(forced, host_runtime):
+    """Such a weight would end a list of taps early."""
+    model = _one_sparse_layer(forced)
+    start = struct.unpack_from("<I", model, _conv(model, 0, "weights")[0])[0]
+    # the first value: behind one bit a weight, behind a gap of less than 255, behind eight bits and a gap
+    at = {Kernel.CONV_BITMAP: 8 * (8 * 36 // 8), Kernel.CONV_GAP: 8}
+    if forced is Kernel.CONV_RICE:
+        bits = np.unpackbits(np.frombuffer(model, np.uint8, 64, start), bitorder="little")
+        at[forced] = 8 + int(np.argmax(bits[8:])) + 1 + model[start]
+    edited = bytearray(model)
+    for bit in range(at[forced], at[forced] + 8):
+        edited[start + bit // 8] &= ~(1 << bit % 8) & 0xFF
+    assert bytes(edited) != model
+    assert host_runtime.run(seal(bytes(edited)), np.zeros((1, 4, 4, 4), np.int8))[0] == Status.ERROR_FORMAT
+
+
+@pytest.mark.parametrize("edit", ["low bits", "no end", "no word behind"])
+def test_a_rice_stream_that_leads_outside_is_refused(edit, host_runtime):
+    model = _one_sparse_layer(Kernel.CONV_RICE)
+    start, size = (struct.unpack_from("<I", model, _conv(model, 0, name)[0])[0] for name in ("weights", "weight_bytes"))
+    if edit == "low bits":
+        edited = _patched(model, start, "B", 16)
+    elif edit == "no end":
+        edited = model[: start + size - 12] + bytes(12) + model[start + size :]
+    else:
+        edited = _patched(model, *_conv(model, 0, "weight_bytes"), size - 4)
+    assert host_runtime.run(seal(edited), np.zeros((1, 4, 4, 4), np.int8))[0] == Status.ERROR_FORMAT
+
+
 def test_every_flipped_bit_is_caught(host_runtime):
     model, inputs = _model()
     for position in np.random.default_rng(0).integers(0, 8 * len(model), 40):
@@ -96,7 +213,7 @@ def _hostile(model: bytes, random: np.random.Generator) -> bytes:
     return seal(bytes(edited))
 
 
-@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP])
+@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE])
 def test_hostile_files_are_refused_or_run_inside_their_arena(forced, host_runtime):
     """The runtime runs under the address and undefined-behaviour sanitizers: anything else ends the process."""
     graph = residual(0, 0.2)

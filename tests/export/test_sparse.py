@@ -43,7 +43,7 @@ def test_max_taps_is_the_fullest_channel(layer):
 
 
 @settings(max_examples=30)
-@given(st.lists(layers(), min_size=1, max_size=4), st.lists(st.integers(0, 600), min_size=3, max_size=3))
+@given(st.lists(layers(), min_size=1, max_size=4), st.lists(st.integers(0, 600), min_size=4, max_size=4))
 def test_the_chooser_equals_brute_force(model, costs):
     code = dict(zip(CONV_KERNELS, costs, strict=True))
     sizes = [sparse.sizes(layer) for layer in model]
@@ -61,3 +61,18 @@ def test_the_documented_example_of_a_gap_stream():
     stream = sparse.pack_gap(layer)
     # 0 zeros, 5; 2 zeros, -1; 255 and 41 zeros, 7; 255 and 44 zeros to the end
     assert list(stream) == [0, 5, 2, 255, 255, 41, 7, 255, 44, 0, 0, 0]
+
+
+def test_the_documented_example_of_a_rice_stream():
+    layer = np.zeros(20, np.int8)
+    layer[[0, 3, 12]] = [5, -1, 7]
+    stream = sparse.pack_rice(layer)
+    # two low bits; gaps 0, 2, 8 and 7 are 1 00, 1 01, 001 00 and 01 11, each but the last before a value
+    assert list(stream) == [0x02, 0x29, 0xE8, 0x3F, 0x39, 0x70, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("density", "most"), [(0.1, 1.65), (0.01, 2.2)])
+def test_what_a_rice_coded_weight_takes(density, most):
+    random = np.random.default_rng(0)
+    layer = np.where(random.random(36_864) < density, random.integers(1, 128, 36_864), 0).astype(np.int8)
+    assert len(sparse.pack_rice(layer)) <= most * np.count_nonzero(layer)

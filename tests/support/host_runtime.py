@@ -21,7 +21,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 def program(*defines: str) -> Path:
     """Compile the runtime with every kernel into one program."""
     folder = Path(tempfile.mkdtemp(prefix="fedtiny-host-"))
-    sources = [*sorted((ROOT / "firmware/src").glob("*.c")), ROOT / "tests/firmware/host.c"]
+    sources = [*sorted((ROOT / "firmware/src").rglob("*.c")), ROOT / "tests/firmware/host.c"]
     include = f"-I{ROOT / 'firmware/include'}"
     subprocess.run(
         ["gcc", *FLAGS, *SANITIZERS, *defines, include, *map(str, sources), "-o", str(folder / "host")],

@@ -147,8 +147,39 @@ def anything(seed: int, layers: int = 9) -> Graph:
     return b.int8(-2.0, 2.0)
 
 
+def streamed(seed: int, density: float = 1.0, shape=(16, 16, 3), width: int = 8) -> Graph:
+    """One residual block at full size, whose rows the planner hands from operator to operator, and a smaller end."""
+    b = Builder(shape, seed, density)
+    first = b.conv(width)
+    b.conv(width)
+    b.conv(width, low=None)
+    b.add(Op.ADD, b.last, first, low=0.0)
+    b.conv(width, stride=2, pads=(0, 0, 1, 1))
+    b.add(Op.MEAN)
+    b.dense(5)
+    return b.int8()
+
+
+def ic01(density: float, seed: int = 0) -> Graph:
+    """MLPerf Tiny's image classification network with random weights, the first convolution dense."""
+    b = Builder((32, 32, 3), seed)
+    first = b.conv(16)
+    b.density = density
+    b.conv(16)
+    b.conv(16, low=None)
+    last = b.add(Op.ADD, b.last, first, low=0.0)
+    for width in (32, 64):
+        b.conv(width, stride=2, pads=(0, 0, 1, 1))
+        left = b.conv(width, low=None)
+        right = b.conv(width, kernel=1, stride=2, pads=(0, 0, 0, 0), low=None, source=last)
+        last = b.add(Op.ADD, left, right, low=0.0)
+    b.add(Op.MEAN)
+    b.dense(10)
+    return b.int8()
+
+
 def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, (count, *graph.tensors[graph.input].shape), np.int8)
 
 
-CONV_KERNELS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP)
+CONV_KERNELS = (Kernel.CONV_DENSE, Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)

@@ -54,7 +54,8 @@ size_t ft_output_bytes(const ft_model_t *model);
 /* Run the whole network. FT_OK, or FT_ERROR_ARENA if no arena is bound. */
 ft_status_t ft_invoke(ft_model_t *model);
 
-/* Run one operator: FT_OK while there are more, FT_DONE after the last; the next call starts over. */
+/* Run one operator, or a few that hand rows to one another: FT_OK while there are more, FT_DONE after the last; the
+ * next call starts over. */
 ft_status_t ft_step(ft_model_t *model);
 
 /* The kernels this firmware links, indexed by FT_KERNEL_*; a null entry is a kernel left out. Exactly one
@@ -62,10 +63,11 @@ ft_status_t ft_step(ft_model_t *model);
 struct ft_context;
 typedef struct ft_kernel {
     ft_status_t (*check)(const struct ft_context *context); /* once, from ft_model_open */
-    void (*run)(const struct ft_context *context);          /* trusts what check has passed */
+    void (*run)(struct ft_context *context); /* makes some more rows; trusts what check has passed */
 } ft_kernel_t;
 extern const ft_kernel_t *const ft_kernels[FT_KERNEL_COUNT];
-extern const ft_kernel_t ft_kernel_conv_dense, ft_kernel_conv_bitmap, ft_kernel_conv_gap, ft_kernel_add, ft_kernel_mean;
+extern const ft_kernel_t ft_kernel_conv_dense, ft_kernel_conv_bitmap, ft_kernel_conv_gap, ft_kernel_conv_rice;
+extern const ft_kernel_t ft_kernel_add, ft_kernel_mean;
 
 #ifdef __cplusplus
 }

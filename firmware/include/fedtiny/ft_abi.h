@@ -3,11 +3,12 @@
 #define FT_ABI_H
 #include <stdint.h>
 #define FT_MAGIC 0x314D5446u
-#define FT_VERSION 1u
+#define FT_VERSION 2u
 #define FT_NO_TENSOR 0xFFFFu
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
 #define FT_MAX_KERNEL_HEIGHT 16u
+#define FT_MAX_CHAIN 3u
 typedef enum ft_status {
     FT_OK = 0, /* done */
     FT_DONE = 1, /* the last operator has run */
@@ -25,7 +26,8 @@ typedef enum ft_status {
 #define FT_KERNEL_CONV_GAP 2u
 #define FT_KERNEL_ADD 3u
 #define FT_KERNEL_MEAN 4u
-#define FT_KERNEL_COUNT 5u
+#define FT_KERNEL_CONV_RICE 5u
+#define FT_KERNEL_COUNT 6u
 /* the first bytes of the file */
 typedef struct ft_header {
     uint32_t magic; /* FT_MAGIC */
@@ -52,13 +54,15 @@ typedef struct ft_tensor {
     uint16_t channels;
     int16_t zero_point;
     float scale; /* real = scale * (int8 - zero_point); never used by kernels */
+    uint16_t rows; /* how many of the rows are in the arena at a time */
+    uint16_t reserved; /* 0 */
 } ft_tensor_t;
-#define FT_TENSOR_BYTES 16u
+#define FT_TENSOR_BYTES 20u
 typedef char ft_tensor_size_check[sizeof(ft_tensor_t) == FT_TENSOR_BYTES ? 1 : -1];
 /* one operator; operators run in file order */
 typedef struct ft_op {
     uint8_t kernel; /* FT_KERNEL_* */
-    uint8_t reserved; /* 0 */
+    uint8_t streamed; /* 1: its rows go to the next operator as they are made, else 0 */
     uint16_t input; /* tensor index */
     uint16_t input2; /* tensor index, or FT_NO_TENSOR */
     uint16_t output; /* tensor index */
@@ -81,13 +85,15 @@ typedef struct ft_conv {
     int8_t act_min; /* outputs are clamped to act_min..act_max */
     int8_t act_max;
     uint16_t max_taps; /* most non-zero weights of one output channel; 0 where dense */
+    uint16_t rows; /* output rows made at a time, at least 1 */
+    uint16_t reserved; /* 0 */
     uint32_t bias; /* offset of int32 per output channel, input zero point folded in */
     uint32_t multiplier; /* offset of int32 per output channel, 0 or 2^30..2^31-1 */
     uint32_t shift; /* offset of int8 per output channel, -31..30; left is positive */
     uint32_t weights; /* offset of the packed weights */
     uint32_t weight_bytes; /* their size, a multiple of four */
 } ft_conv_t;
-#define FT_CONV_BYTES 32u
+#define FT_CONV_BYTES 36u
 typedef char ft_conv_size_check[sizeof(ft_conv_t) == FT_CONV_BYTES ? 1 : -1];
 /* parameters of the addition of two tensors of one shape */
 typedef struct ft_add {

@@ -1,0 +1,48 @@
+/* Which processor's twins are compiled: one table, decided at compile time. Plain C is the definition; a twin
+ * must equal it bit for bit. */
+#ifndef FT_ARCH_H
+#define FT_ARCH_H
+
+#include <stdint.h>
+
+#include "../ft_internal.h"
+
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
+#define FT_ARCH_ARM_DSP 1 /* Cortex-M4, M7, M33 and what is built like them */
+#include "ft_arch_arm_dsp.h"
+#else
+#define FT_ARCH_ARM_DSP 0
+#include "ft_arch_plain.h"
+#endif
+
+/* x times the factor plus the zero point, before it is clamped. */
+static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
+    return ft_high(x, quick->multiplier, quick->offset + (x >> 31)) >> quick->shift;
+}
+
+/* Products of a window with one or two channels. A tap is a step through the window in words, and for each channel
+ * a pair of weights.
+ *
+ * Two channels: steps count from the tap before; the number of taps is a multiple of FT_DENSE_TAPS. One channel:
+ * steps count from FT_SPARSE_MOVES words behind the tap before; the number is a multiple of FT_SPARSE_TAPS, and
+ * behind the last is one whose weights are 0. Neither is empty. The field order is known to assembly. */
+#define FT_DENSE_TAPS 4u
+#define FT_SPARSE_TAPS 2u
+#define FT_SPARSE_MOVES 6u
+typedef struct ft_block {
+    const uint32_t *taps, *end;
+    int32_t bias[2];
+    uint32_t pitch; /* bytes from one output pixel to the next */
+    ft_quick_t scale[2];
+} ft_block_t;
+
+/* Two channels of four neighbouring pixels: sums, channel after channel; or outputs that take all of int8, the second
+ * channel's a byte behind the first's. */
+void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out);
+
+/* The same of one channel of eight neighbouring pixels. */
+void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out);
+
+#endif

@@ -1,0 +1,40 @@
+/* Small operations of the inner loops, with the DSP instructions of Cortex-M. */
+#ifndef FT_ARCH_ARM_DSP_H
+#define FT_ARCH_ARM_DSP_H
+
+#include <stdint.h>
+
+static inline uint32_t ft_pair(int32_t first, int32_t second) {
+    uint32_t pair;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(pair) : "r"(first), "r"(second));
+    return pair;
+}
+
+static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
+    uint32_t even, odd;
+    __asm__("sxtb16 %0, %1" : "=r"(even) : "r"(four));
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(four));
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(*first) : "r"(even), "r"(odd));
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(*second) : "r"(odd), "r"(even));
+}
+
+static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
+    int32_t high;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x * 2), "r"(multiplier), "r"(offset));
+    return high;
+}
+
+static inline int32_t ft_saturate(int32_t value) {
+    __asm__("ssat %0, #8, %1" : "=r"(value) : "r"(value));
+    return value;
+}
+
+/* Forward, so that words may move down over themselves. */
+static inline void ft_copy_words(uint32_t *to, const uint32_t *from, uint32_t words) {
+    for (; words >= 4u; words -= 4u)
+        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6}\n stmia %1!, {r3, r4, r5, r6}"
+                         : "+r"(from), "+r"(to) : : "r3", "r4", "r5", "r6", "memory");
+    while (words-- > 0u) *to++ = *from++;
+}
+
+#endif

@@ -1,0 +1,29 @@
+/* Small operations of the inner loops, in plain C. */
+#ifndef FT_ARCH_PLAIN_H
+#define FT_ARCH_PLAIN_H
+
+#include <stdint.h>
+
+/* Two int8 numbers as the two signed halves of a word. */
+static inline uint32_t ft_pair(int32_t first, int32_t second) {
+    return ((uint32_t)first & 0xFFFFu) | ((uint32_t)second << 16);
+}
+
+/* The four int8 numbers of a word as two pairs. */
+static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
+    *first = ft_pair((int8_t)four, (int8_t)(four >> 8));
+    *second = ft_pair((int8_t)(four >> 16), (int8_t)(four >> 24));
+}
+
+/* (2 * x * multiplier + 2^31 >> 32) + offset, for an x below 2^30. */
+static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31) + offset;
+}
+
+static inline int32_t ft_saturate(int32_t value) { return value < -128 ? -128 : value > 127 ? 127 : value; }
+
+static inline void ft_copy_words(uint32_t *to, const uint32_t *from, uint32_t words) {
+    while (words-- > 0u) *to++ = *from++;
+}
+
+#endif

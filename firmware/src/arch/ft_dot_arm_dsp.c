@@ -1,0 +1,102 @@
+/* The inner loops of convolutions for Cortex-M with DSP instructions.
+ *
+ * Eight sums stay in registers, every word of the window feeds two products by SMLAD, and outputs are made from the
+ * sums where they are. Written in assembly, because all fourteen registers are in use and a compiler would spill
+ * some. */
+#include "../ft_conv.h"
+
+#if FT_ARCH_ARM_DSP
+
+#define UNUSED __attribute__((unused))
+
+/* r0 window, r1 taps, r2 and r3 inputs, r12 and lr weights, r4-r11 sums; the end of the taps is pushed */
+#define LOOP_2X4 \
+    "ldm r1, {r1, r2, r4, r8}\n" \
+    "mov r5, r4\n mov r6, r4\n mov r7, r4\n" \
+    "mov r9, r8\n mov r10, r8\n mov r11, r8\n" \
+    "push {r2}\n" \
+    "1:\n" \
+    ".rept 4\n" \
+    "ldmia r1!, {r3, r12, lr}\n" \
+    "add r0, r0, r3, lsl #2\n" \
+    "ldrd r2, r3, [r0]\n" \
+    "smlad r4, r2, r12, r4\n smlad r5, r3, r12, r5\n" \
+    "smlad r8, r2, lr, r8\n smlad r9, r3, lr, r9\n" \
+    "ldrd r2, r3, [r0, #8]\n" \
+    "smlad r6, r2, r12, r6\n smlad r7, r3, r12, r7\n" \
+    "smlad r10, r2, lr, r10\n smlad r11, r3, lr, r11\n" \
+    ".endr\n" \
+    "ldr r2, [sp]\n" \
+    "cmp r1, r2\n" \
+    "bne 1b\n" \
+    "pop {r2}\n"
+
+/* r0 window, r1 taps, r2, r3 and lr inputs, r12 weights, r4-r11 sums; the next tap's words are loaded ahead */
+#define TAP_1X8 \
+    "add r0, r0, lr, lsl #2\n" \
+    "ldmia r0!, {r2, r3, lr}\n" \
+    "smlad r4, r2, r12, r4\n smlad r5, r3, r12, r5\n smlad r6, lr, r12, r6\n" \
+    "ldmia r0!, {r2, r3, lr}\n" \
+    "smlad r7, r2, r12, r7\n smlad r8, r3, r12, r8\n smlad r9, lr, r12, r9\n" \
+    "ldrd r2, r3, [r0]\n" \
+    "smlad r10, r2, r12, r10\n smlad r11, r3, r12, r11\n" \
+    "ldrd lr, r12, [r1], #8\n"
+#define LOOP_1X8 \
+    "ldm r1, {r1, r3, r4}\n" \
+    "mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r8, r4\n mov r9, r4\n mov r10, r4\n mov r11, r4\n" \
+    "ldrd lr, r12, [r1], #8\n" \
+    "1:\n" TAP_1X8 TAP_1X8 \
+    "cmp r12, #0\n" \
+    "bne 1b\n"
+
+/* ft_quick_rescale and ft_saturate of a sum: r1 multiplier, r3 offset, r12 shift, lr free */
+#define OUTPUT(sum) \
+    "add lr, r3, " sum ", asr #31\n" \
+    "lsl " sum ", " sum ", #1\n" \
+    "smmlar " sum ", " sum ", r1, lr\n" \
+    "asr " sum ", " sum ", r12\n" \
+    "ssat " sum ", #8, " sum "\n"
+
+/* Two outputs at r2, a pitch of r0 apart. */
+#define STORE(first, second) "strb " first ", [r2]\n strb " second ", [r2, r0]\n add r2, r2, r0, lsl #1\n"
+#define OUTPUTS(first, second) OUTPUT(first) OUTPUT(second) STORE(first, second)
+
+FT_HOT __attribute__((naked)) void ft_sums_2x4(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                               UNUSED int32_t *sums) {
+    __asm__ volatile("push {r2, r4-r11, lr}\n" LOOP_2X4 "pop {r2}\n stm r2, {r4-r11}\n pop {r4-r11, pc}\n");
+}
+
+FT_HOT __attribute__((naked)) void ft_sums_1x8(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                               UNUSED int32_t *sums) {
+    __asm__ volatile("push {r2, r4-r11, lr}\n" LOOP_1X8 "pop {r2}\n stm r2, {r4-r11}\n pop {r4-r11, pc}\n");
+}
+
+FT_HOT __attribute__((naked)) void ft_outputs_2x4(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                                  UNUSED int8_t *out) {
+    __asm__ volatile(
+        "push {r1, r2, r4-r11, lr}\n" LOOP_2X4
+        "ldr r0, [sp]\n" /* the block */
+        "add r0, r0, #16\n"
+        "ldm r0, {r0, r1, r3, r12}\n"
+        "ldr r2, [sp, #4]\n"
+        OUTPUTS("r4", "r5") OUTPUTS("r6", "r7")
+        "pop {r3, r4}\n" /* r4: out */
+        "add r3, r3, #32\n"
+        "ldm r3, {r1, r3, r12}\n"
+        "add r2, r4, #1\n"
+        OUTPUTS("r8", "r9") OUTPUTS("r10", "r11")
+        "pop {r4-r11, pc}\n");
+}
+
+FT_HOT __attribute__((naked)) void ft_outputs_1x8(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                                  UNUSED int8_t *out) {
+    __asm__ volatile(
+        "push {r1, r2, r4-r11, lr}\n" LOOP_1X8
+        "pop {r0, r2}\n"
+        "add r0, r0, #16\n"
+        "ldm r0, {r0, r1, r3, r12}\n"
+        OUTPUTS("r4", "r5") OUTPUTS("r6", "r7") OUTPUTS("r8", "r9") OUTPUTS("r10", "r11")
+        "pop {r4-r11, pc}\n");
+}
+
+#endif

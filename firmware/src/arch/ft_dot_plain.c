@@ -1,0 +1,45 @@
+/* The inner loops of convolutions in plain C: the definition that every twin equals. */
+#include "../ft_conv.h"
+
+#if !FT_ARCH_ARM_DSP
+
+static inline int32_t dot(uint32_t a, uint32_t b) {
+    return (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
+}
+
+FT_HOT void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
+    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[i / 4u];
+    for (const uint32_t *tap = block->taps; tap < block->end; tap += 3) {
+        window += (int32_t)tap[0];
+        for (uint32_t i = 0; i < 4u; i++) {
+            sums[i] += dot(window[i], tap[1]);
+            sums[i + 4u] += dot(window[i], tap[2]);
+        }
+    }
+}
+
+FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
+    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[0];
+    for (const uint32_t *tap = block->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
+        window += (int32_t)tap[0];
+        for (uint32_t i = 0; i < 8u; i++) sums[i] += dot(window[i], tap[1]);
+    }
+}
+
+FT_HOT void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+    int32_t sums[8];
+    ft_sums_2x4(window, block, sums);
+    for (uint32_t i = 0; i < 4u; i++, out += block->pitch) {
+        out[0] = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
+        out[1] = (int8_t)ft_saturate(ft_quick_rescale(sums[i + 4u], &block->scale[1]));
+    }
+}
+
+FT_HOT void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+    int32_t sums[8];
+    ft_sums_1x8(window, block, sums);
+    for (uint32_t i = 0; i < 8u; i++, out += block->pitch)
+        *out = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
+}
+
+#endif

@@ -1,0 +1,95 @@
+"""The kernels as a processor runs them: its own inner loops give the reference's bytes, at the cost that is said."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fedtiny_export import reference
+from fedtiny_export.abi import Kernel
+from fedtiny_export.check import Measured, measure
+from fedtiny_export.code_sizes import load_board_sizes
+from fedtiny_export.devices import load_device
+from fedtiny_export.export import make_artifacts
+from fedtiny_export.ftm import Ftm, write_ftm
+from fedtiny_export.ir import Graph
+from fedtiny_export.project import write_project
+from host_runtime import FLAGS, ROOT, SANITIZERS
+from networks import CONV_KERNELS, Builder, ic01, residual, samples, streamed
+
+DEVICE = load_device("qemu-m4")
+
+
+def emulate(folder: Path, graph: Graph, forced: Kernel, count: int = 4) -> tuple[Ftm, Measured]:
+    """Build a network with one encoding, run it, and compare with the reference."""
+    ftm = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in Kernel})
+    inputs = samples(graph, count)
+    outputs = reference.run(graph, inputs)
+    np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
+    labels = tuple(str(index) for index in range(outputs[0].size))
+    write_project(folder, DEVICE, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
+    measured = measure(folder, DEVICE, None)
+    assert measured is not None
+    return ftm, measured
+
+
+@pytest.fixture
+def tools(need_tool) -> None:
+    need_tool("arm-none-eabi-gcc", "gcc-arm-none-eabi")
+    need_tool("qemu-system-arm", "qemu-system-arm")
+
+
+def test_the_quick_way_to_rescale_is_exact(tmp_path):
+    program = tmp_path / "scale"
+    include = [f"-I{ROOT / 'firmware/include'}", f"-I{ROOT / 'firmware/src'}"]
+    source = ROOT / "tests/firmware/scale.c"
+    subprocess.run(["gcc", *FLAGS, *SANITIZERS, *include, str(source), "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:500] + done.stderr[:500]
+
+
+def odd() -> Graph:
+    """Widths that are no multiple of a block, channels that are no multiple of four, strides, and clamped outputs."""
+    b = Builder((11, 13, 5), 3, 0.6)
+    b.conv(7, stride=2)
+    b.conv(6, 1, high=0.4)
+    b.conv(9, 3, 1, (0, 0, 0, 0), low=None)
+    b.dense(4)
+    return b.int8()
+
+
+NETWORKS = {
+    "residual": lambda: residual(5, 0.3, 0.4, (12, 12, 4), (8, 12)),
+    "streamed": lambda: streamed(6, 0.3, (21, 19, 3)),
+    "odd": odd,
+}
+
+
+@pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_processor_s_own_loops_give_the_same_bytes(network, forced, tmp_path, tools):
+    graph = NETWORKS[network]()
+    outputs = reference.run(graph, samples(graph, 4))
+    assert len(np.unique(outputs)) > 8
+    _, measured = emulate(tmp_path, graph, forced)
+    assert measured.golden_equal, measured.first_difference
+
+
+def test_mlperf_s_network_dense(tmp_path, tools):
+    """TFLite Micro with CMSIS-NN takes 29.9 million instructions and an arena of 54,996 bytes."""
+    ftm, measured = emulate(tmp_path, ic01(1.0), Kernel.CONV_DENSE, 1)
+    found = {name: value for name, value, *_ in measured.figures}
+    assert measured.golden_equal
+    assert found["instructions"] < 13_600_000
+    assert found["ram.arena"] == ftm.plan.arena_bytes < 28_672
+    assert found["flash.code"] - load_board_sizes("qemu-m4").code < 12_288
+
+
+@pytest.mark.parametrize(("density", "most"), [(0.1, 6_900_000), (0.01, 3_250_000)])
+def test_mlperf_s_network_sparse(density, most, tmp_path, tools):
+    _, measured = emulate(tmp_path, ic01(density), Kernel.CONV_RICE, 1)
+    found = {name: value for name, value, *_ in measured.figures}
+    assert measured.golden_equal
+    assert found["instructions"] < most
