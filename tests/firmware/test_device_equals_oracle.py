@@ -64,17 +64,17 @@ def test_parts_add_up_to_the_elf_file(exported):
     assert found["ram.arena"] + found["ram.static"] + found["ram.stack_reserved"] == found["ram.total"]
 
 
-def test_no_buffer_at_run_time_is_as_large_as_a_weight_tensor(exported):
-    """RAM is the arena, the stack and a few words: nothing that could hold a dense copy of the largest layer."""
+def test_no_buffer_at_run_time_could_hold_the_weights(exported):
+    """RAM is the arena, the stack and a few words. Scratch is a window of input rows and a channel's weights."""
     call(check_main, exported)
     found = {name: value for (name, source), value in figures(exported).items() if source == "measured-elf"}
     report = json.loads((exported / "report.json").read_text())
-    largest = max(layer["weights"] for layer in report["layers"])
-    assert found["ram.static"] < largest
+    weights = sum(layer["weights"] for layer in report["layers"])
+    assert found["ram.static"] < weights / 10
     sections = (exported / ".fedtiny/firmware.map").read_text()
     assert ".ft_arena" in sections
     scratch = [b["size"] for b in report["arena"] if b["scratch"]]
-    assert max(scratch) < largest
+    assert max(scratch) < weights / 2
 
 
 def test_sparse_is_smaller_and_needs_fewer_instructions_than_the_same_network_filled(tmp_path, need_tool):

@@ -169,7 +169,7 @@ def _host(tmp_path: Path, code: str) -> str:
     """Compile a main with the generated model for this machine, and run it."""
     library = tmp_path / "lib" / "fedtiny"
     (tmp_path / "host_main.c").write_text(code)
-    sources = [str(tmp_path / "host_main.c"), *map(str, sorted((library / "src").glob("*.c")))]
+    sources = [str(tmp_path / "host_main.c"), *map(str, sorted((library / "src").rglob("*.c")))]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = str(tmp_path / "host_main")
     includes = [f"-I{library / 'include'}", f"-I{library / 'src'}"]
