@@ -22,7 +22,7 @@ from fedtiny_train.data import Shard
 from fedtiny_train.engine import Engine, Order, Reply
 from fedtiny_train.masks import Array, Mask
 from fedtiny_train.models import Arrays, ModelSpec
-from fedtiny_train.wire import Message, Sparse
+from fedtiny_train.wire import Message, Sparse, Tensor
 
 
 class DivergedError(FedtinyError):
@@ -202,6 +202,7 @@ def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, 
     statistics = [name for name in shapes if "running_" in name]
     wanted = {f"top/{name}": count for name, count in top.items()}
     shapes |= {name: state.tensors[name.removeprefix("top/")].shape for name in wanted}
+    places = {name: np.flatnonzero(mask) for name, mask in state.masks.items()}
 
     def check(message: Message) -> None:
         if may_skip and message.kind == "skipped":
@@ -211,17 +212,18 @@ def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, 
         need(message, "update", ("samples", "loss"))
         need_shapes(message, shapes, statistics)
         for name, mask in state.masks.items():
-            tensor = message.tensors[name]
-            live = tensor.mask() if isinstance(tensor, Sparse) else np.ones_like(mask)
-            if own_masks and live.sum() != mask.sum():
-                raise FedtinyError(f"{name} has {live.sum()} values, not {mask.sum()}")
-            if not own_masks and not np.array_equal(live, mask):
+            tensor, due = message.tensors[name], places[name]
+            live = tensor.indices if isinstance(tensor, Sparse) else None
+            count = mask.size if live is None else len(live)
+            if own_masks and count != len(due):
+                raise FedtinyError(f"{name} has {count} values, not {len(due)}")
+            if not own_masks and (count != len(due) or not (live is None or np.array_equal(live, due))):
                 raise FedtinyError(f"{name} has values where its mask has none, or none where it has")
         for name, count in wanted.items():
             tensor = message.tensors[name]
             if not isinstance(tensor, Sparse) or len(tensor.indices) > count:
                 raise FedtinyError(f"{name} is not a list of at most {count} gradients")
-            if (tensor.mask() & state.masks[name.removeprefix("top/")]).any():
+            if state.masks[name.removeprefix("top/")].reshape(-1)[tensor.indices].any():
                 raise FedtinyError(f"{name} has gradients of live weights")
 
     return check
@@ -230,13 +232,33 @@ def update_check(state: State, top: Mapping[str, int], own_masks: bool = False, 
 def average(messages: Mapping[int, Message], names: Sequence[str]) -> Arrays:
     """Average tensors over the clients that sent them, weighted by their samples, in order of the clients."""
     result = {}
+    ordered = [message for _, message in sorted(messages.items())]
     for name in names:
-        parts = [(m.numbers["samples"], m.array(name)) for _, m in sorted(messages.items()) if name in m.tensors]
+        parts = [(m.numbers["samples"], m.tensors[name]) for m in ordered if name in m.tensors]
         if parts:
-            whole = sum(weight for weight, _ in parts)
-            total = sum(weight * part.astype(np.float64) for weight, part in parts)
-            result[name] = np.asarray(total / whole, dtype=np.float32)
+            result[name] = _mean(parts)
     return result
+
+
+def _mean(parts: Sequence[tuple[float, Tensor]]) -> Array:
+    """Return the weighted mean of one tensor; where all live at the same positions only those are added up."""
+    tensors = [tensor for _, tensor in parts]
+    places = _same_places(tensors)
+    total = np.zeros(tensors[0].shape if places is None else places.shape, dtype=np.float64)
+    for weight, tensor in parts:
+        dense = tensor.dense() if isinstance(tensor, Sparse) and places is None else tensor
+        total += weight * (dense.values if isinstance(dense, Sparse) else dense).astype(np.float64)
+    mean = np.asarray(total / sum(weight for weight, _ in parts), dtype=np.float32)
+    return mean if places is None else Sparse(tensors[0].shape, places, mean).dense()
+
+
+def _same_places(tensors: Sequence[Tensor]) -> npt.NDArray[np.int64] | None:
+    """Return the positions that sparse tensors share, or None if any is dense or has others."""
+    first = tensors[0]
+    if not isinstance(first, Sparse):
+        return None
+    same = all(isinstance(t, Sparse) and np.array_equal(t.indices, first.indices) for t in tensors)
+    return first.indices if same else None
 
 
 def described_check(message: Message) -> None:
