@@ -229,13 +229,8 @@ NORM = {"normalisation": {"mean": 0.1, "std": 1.0, "min": 0.0, "max": 1.0}}
 def some_lines(count):
     """Lines of metrics as `rounds` makes them, with arbitrary figures."""
     figures = dict.fromkeys((*runfolder.LINE_NUMBERS, *(f"accuracy_{w}" for w in ("worst", "median", "best"))), 0.5)
-<<<<<<< HEAD
-    rest = {"counted": True, "invited": [0], "clients": [{"id": 0}], "refused": []}
-    rest["memory"] = dict.fromkeys(runfolder.MEMORY, 1)
-=======
     memory = dict.fromkeys(runfolder.MEMORY, 1)
     rest = {"memory": memory, "counted": True, "invited": [0], "clients": [{"id": 0}], "refused": []}
->>>>>>> cost
     return [{"round": number} | figures | rest for number in range(count)]
 
 
