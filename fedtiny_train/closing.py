@@ -43,12 +43,15 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
     passes = run.config.train.recalibrate if shapes else 0
     tried: list[tuple[float, int, State]] = []
     for number in range(passes + 1 if passes else 0):
+        before = len(traffic.refused)
         try:
             answers = run.gather(traffic, state.message("moments"), check)
         except FedtinyError:
             if not tried:
                 raise
-            break  # the renewed statistics sent the network out of the finite numbers
+            # The renewed statistics sent the network out of the finite numbers: not the fault of any client.
+            del traffic.refused[before:]
+            break
         sent = [m for _, m in sorted(answers.messages.items())]
         whole = sum(m.numbers["samples"] for m in sent)
         tried.append((sum(m.numbers["samples"] * m.numbers["loss"] for m in sent) / whole, number, state))

@@ -29,6 +29,7 @@ class Scripted:
         turn = len(self.asked)
         self.asked.append(float(request.array("bn1.running_mean")[0]))
         if turn >= len(self.losses):
+            traffic.refused.append("infinite moments")
             raise FedtinyError("no client sent a usable answer")
         moments = {}
         for name, norm in models.norms(models.shared(SPEC)).items():
@@ -47,15 +48,16 @@ class Scripted:
 def test_the_statistics_with_the_lowest_loss_are_kept(losses, kept):
     state = State(models.initial_state(SPEC, 0), {})
     assert state.tensors["bn1.running_mean"][0] == 0.0
-    run = Scripted(losses)
-    found = closing.recalibrate(run, state, None)
+    run, traffic = Scripted(losses), SimpleNamespace(refused=["of an earlier request"])
+    found = closing.recalibrate(run, state, traffic)
+    assert traffic.refused == ["of an earlier request"]
     assert found.tensors["bn1.running_mean"][0] == kept
     assert run.asked == [0.0, 1.0, 2.0]
 
 
 def test_no_passes_ask_nobody():
     run, state = Scripted([], passes=0), State(models.initial_state(SPEC, 0), {})
-    assert closing.recalibrate(run, state, None) is state
+    assert closing.recalibrate(run, state, SimpleNamespace(refused=[])) is state
     assert run.asked == []
 
 
