@@ -158,13 +158,15 @@ def test_random_networks_with_dead_channels_keep_every_byte(seed):
         assert count(unchanged(graph)) < count(graph)
 
 
-@pytest.mark.parametrize("path", [p for p in YARDSTICK if p.stem.startswith("vww01")], ids=lambda p: p.stem)
-def test_the_published_sparse_model_shrinks_to_a_seventh(path):
-    graph = read_tflite(path)
-    smaller = reduce_graph(graph)
-    assert count(graph) == 208_112
-    assert count(smaller) == 29_066
-    inputs = np.concatenate([spread(graph, 60), networks.samples(graph, 40)])
-    expected = oracles.tflite_micro(path.read_bytes(), inputs)
-    assert len(np.unique(expected)) > 8
-    assert np.array_equal(oracles.tflite_micro(write_tflite(smaller), inputs), expected)
+if YARDSTICK:
+
+    @pytest.mark.parametrize("path", [p for p in YARDSTICK if p.stem.startswith("vww01")], ids=lambda p: p.stem)
+    def test_the_published_sparse_model_shrinks_to_a_seventh(path):
+        graph = read_tflite(path)
+        smaller = reduce_graph(graph)
+        assert count(graph) == 208_112
+        assert count(smaller) == 29_066
+        inputs = np.concatenate([spread(graph, 60), networks.samples(graph, 40)])
+        expected = oracles.tflite_micro(path.read_bytes(), inputs)
+        assert len(np.unique(expected)) > 8
+        assert np.array_equal(oracles.tflite_micro(write_tflite(smaller), inputs), expected)
