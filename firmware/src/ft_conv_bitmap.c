@@ -15,7 +15,7 @@ static uint32_t bitmap_words(uint32_t weights) { return (weights + 31u) / 32u; }
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     uint32_t weights = state.weights * context->output.channels, words = bitmap_words(weights), values = 0, taps = 0;
     uint32_t end = state.weights;
@@ -61,6 +61,6 @@ static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_bitmap = {check, run};

@@ -32,7 +32,7 @@ static int next_gap_checked(gap_stream_t *stream, uint32_t bytes) {
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
     gap_stream_t stream = {ft_words_at(context->model, state.conv.weights), 0u, 0u};
@@ -62,6 +62,6 @@ FT_HOT static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_gap = {check, run};

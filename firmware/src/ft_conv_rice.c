@@ -49,7 +49,7 @@ static int gap_inside(const rice_stream_t *stream, uint32_t words, uint32_t weig
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24) || state.conv.weight_bytes < 8u) return FT_ERROR_FORMAT;
     rice_stream_t stream = {ft_words_at(context->model, state.conv.weights), 8u, 0u, 0u};
@@ -85,6 +85,6 @@ FT_HOT static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, NULL, pass); }
 
 const ft_kernel_t ft_kernel_conv_rice = {check, run};

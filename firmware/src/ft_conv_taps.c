@@ -24,14 +24,15 @@ FT_APART static uint32_t next_cell(const ft_conv_state_t *state, cell_t *cell) {
 }
 
 /* Turn positions in weight space into steps through the window; two weights that meet one word become one tap. */
-FT_HOT FT_APART static void make_taps(const ft_conv_state_t *state, const uint32_t *from, const uint32_t *stop) {
-    uint32_t channels = state->context->input.channels, plane = state->plane;
+FT_HOT FT_APART static void make_taps(const ft_conv_state_t *state, uint32_t first, const uint32_t *from,
+                                      const uint32_t *stop) {
+    uint32_t channels = state->fan, plane = state->plane;
     uint32_t begin = 0, end = channels, base = 0, reached = 0, *to = state->taps;
     cell_t cell = {0u, 0u, {0u, 0u, 0u}};
     while (from < stop) {
         uint32_t entry = *from++, position = entry >> 8;
         for (; position >= end; begin = end, end += channels) base = next_cell(state, &cell);
-        position -= begin;
+        position += first - begin;
         uint32_t at = base + position / 2u * plane, pair = (uint32_t)(int8_t)entry << 16;
         if (position % 2u == 0u) pair >>= 16;
         if (FT_RARELY(at + FT_SPARSE_MOVES == reached)) {
@@ -80,7 +81,8 @@ FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t coun
         constant(&numbers, state->height * width, to, pitch);
         return;
     }
-    make_taps(state, ft_conv_list(state), ft_conv_list(state) + count);
+    uint32_t group = channel / (out->channels / state->conv.groups);
+    make_taps(state, group * state->fan, ft_conv_list(state), ft_conv_list(state) + count);
     ft_block_t block = {state->taps, NULL, {numbers.bias, 0}, pitch, {numbers.quick, numbers.quick}};
     int quick = numbers.is_quick && width >= 8u;
     for (uint32_t y = 0; y < state->height; y++, window += step, to += width * pitch) {

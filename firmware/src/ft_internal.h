@@ -61,6 +61,25 @@ static inline int8_t *ft_row(const ft_context_t *context, const ft_tensor_t *ten
     return ft_data(context, tensor) + at * tensor->width * tensor->channels;
 }
 
+/* The rows of a pointwise operator that can be made now; they count as made. */
+typedef struct ft_rows {
+    uint32_t first, elements;
+} ft_rows_t;
+
+static inline ft_rows_t ft_next_rows(ft_context_t *context) {
+    const ft_tensor_t *out = &context->output;
+    uint32_t end = context->available < out->height ? context->available : out->height;
+    ft_rows_t rows = {context->row, (end - context->row) * out->width * out->channels};
+    context->row = end;
+    return rows;
+}
+
+/* An operator that needs all of its inputs, and gives all of its output, at once. */
+static inline int ft_whole(const ft_context_t *context) {
+    return !context->op.streamed && context->input.rows == context->input.height &&
+           context->input2.rows == context->input2.height;
+}
+
 /* A factor multiplier * 2^(shift - 31), taken apart once for many numbers. */
 typedef struct ft_scale {
     int32_t multiplier;
