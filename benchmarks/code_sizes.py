@@ -105,9 +105,9 @@ LISTED = {
     "softmaxed": 400.0,
     "looked_up": 6.0,
     "multiplied": 35.0,
-    "placed": 2.0,
+    "placed": 3.5,
     "placed_pieces": 25.0,
-    "resized": 2.0,
+    "resized": 5.0,
     "resized_pixels": 30.0,
     "operators": 150.0,
 }

@@ -70,7 +70,7 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
         raise FedtinyError(f"{reason}: export with --runtime tflm, or leave that operator out of the network")
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
     weights = [np.asarray(node.constants["weight"], np.int8) for node in layers]
-    able = [_able(graph, node) for node in layers]
+    able = [kernels_for(graph, node) for node in layers]
     chosen = sparse.choose(list(zip(weights, able, strict=True)), code_bytes)
     packed = {
         node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
@@ -87,7 +87,7 @@ def runs(graph: Graph) -> int:
     return sum(0 if node.op in VIEWS else len(node.inputs) if node.op is Op.CONCAT else 1 for node in graph.nodes)
 
 
-def _able(graph: Graph, node: Node) -> tuple[Kernel, ...]:
+def kernels_for(graph: Graph, node: Node) -> tuple[Kernel, ...]:
     """The kernels that can run a layer: dense ones know no groups, or know nothing else."""
     if groups(graph, node) == 1:
         return sparse.CONVS

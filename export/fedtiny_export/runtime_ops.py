@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import abi
-from .abi import MAX_PRODUCT_SHIFT, MAX_SHARES, Kernel
+from .abi import MAX_PRODUCT_SHIFT, Kernel
 from .fixed_point import activation_limits, add_numbers, mean_numbers, mul_numbers, softmax_numbers
 from .ir import Node, Op, Tensor
 from .ops import ARITHMETIC
@@ -83,11 +83,6 @@ def _softmax(node: Node, tensors: Tensors) -> Iterable[bytes]:
     yield abi.SOFTMAX.pack(multiplier=multiplier, shift=shift, lowest=max(lowest, -255), reserved=0)
 
 
-def _softmax_lacks(node: Node, tensors: Tensors) -> str | None:
-    many = f"a softmax over more than {MAX_SHARES:,} values" if tensors[node.output].shape[-1] > MAX_SHARES else None
-    return _two_sides(node, tensors) or many
-
-
 def _two_sides(node: Node, tensors: Tensors) -> str | None:
     """The runtime has images and vectors; a table would be taken for a vector."""
     tables = [name for name in (*node.inputs, node.output) if len(tensors[name].shape) == 2]
@@ -142,7 +137,7 @@ RUNTIME_OPS: Mapping[Op, RuntimeOp] = {
     Op.MEAN: RuntimeOp(Kernel.MEAN, _mean, _mean_lacks),
     Op.MAX_POOL: RuntimeOp(Kernel.POOL, _pool),
     Op.AVERAGE_POOL: RuntimeOp(Kernel.POOL, _pool),
-    Op.SOFTMAX: RuntimeOp(Kernel.SOFTMAX, _softmax, _softmax_lacks),
+    Op.SOFTMAX: RuntimeOp(Kernel.SOFTMAX, _softmax, _two_sides),
     Op.PAD: RuntimeOp(Kernel.PLACE, _pad, _two_sides),
     Op.CONCAT: RuntimeOp(Kernel.PLACE, _concat, _two_sides),
     Op.RESIZE: RuntimeOp(Kernel.RESIZE, _resize),

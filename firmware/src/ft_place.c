@@ -23,7 +23,7 @@ static void run(ft_context_t *context) {
     uint32_t pieces = in->channels == out->channels ? 1u : in->width, bytes = in->width * in->channels / pieces;
     for (uint32_t y = 0; y < in->height; y++) {
         int8_t *to = ft_row(context, out, place.top + y) + (uint32_t)place.left * out->channels + place.front;
-        for (uint32_t i = 0; i < pieces; i++, from += bytes, to += out->channels) memcpy(to, from, bytes);
+        for (uint32_t i = 0; i < pieces; i++, from += bytes, to += out->channels) ft_copy(to, from, bytes);
     }
     context->row = out->height;
 }

@@ -1,6 +1,4 @@
 /* Nearest neighbour: the model says for every output row and column where it comes from. */
-#include <string.h>
-
 #include "ft_internal.h"
 
 /* Entry `index` of a list of 16-bit numbers. */
@@ -24,7 +22,7 @@ static void run(ft_context_t *context) {
     for (uint32_t y = 0; y < out->height; y++) {
         const int8_t *row = ft_row(context, in, entry(context, y));
         for (uint32_t x = 0; x < out->width; x++, to += in->channels)
-            memcpy(to, row + entry(context, out->height + x) * in->channels, in->channels);
+            ft_copy(to, row + entry(context, out->height + x) * in->channels, in->channels);
     }
     context->row = out->height;
 }

@@ -1,4 +1,4 @@
-"""Every operator alone and in random networks: numpy reference = TFLite Micro = LiteRT = the C runtime, byte for byte."""
+"""Every operator alone and in random networks: numpy = TFLite Micro = LiteRT = the C runtime, byte for byte."""
 
 from __future__ import annotations
 
