@@ -62,7 +62,8 @@ def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: 
     if is_vector(graph, node):
         return 4 * taps
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
-    words, cells = 2 * (taps + SPARSE_TAPS), node.window.kernel[0] * node.window.kernel[1]
+    cells = node.window.kernel[0] * node.window.kernel[1]
+    words = 2 * (taps + SPARSE_TAPS) + cells
     if kernel is Kernel.CONV_DENSE:
         words = 3 * _multiple(cells * pairs, DENSE_TAPS)
     if kernel is Kernel.DEPTHWISE:

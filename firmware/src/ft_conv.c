@@ -26,7 +26,7 @@ static uint32_t multiple(uint32_t count, uint32_t of) { return (count + of - 1u)
 static uint32_t tap_words(const ft_conv_state_t *state, ft_conv_kind_t kind) {
     uint32_t cells = (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
     if (kind == FT_CONV_SPARSE && ft_is_vector(state)) return state->conv.max_taps;
-    if (kind == FT_CONV_SPARSE) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS);
+    if (kind == FT_CONV_SPARSE) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS) + cells;
     if (kind == FT_CONV_DEPTHWISE) return FT_DEPTHWISE_STEP * multiple(cells, FT_DEPTHWISE_TAPS);
     return ft_is_vector(state) ? 0u : FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
 }

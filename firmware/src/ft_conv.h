@@ -99,11 +99,14 @@ typedef struct ft_loops {
 void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const uint32_t *window, const uint32_t *end,
                  uint32_t channel, uint32_t count, uint32_t from);
 
+/* Of the sparse kernels: what runs before the first pass. */
+void ft_conv_cells(ft_conv_state_t *state);
+
 /* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
 uint32_t *ft_conv_list(const ft_conv_state_t *state);
 
-/* Compute one output channel from the `count` weights in its list. */
-void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t count);
+/* Compute one output channel from the weights in its list, which ends at `end`. */
+void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, const uint32_t *list, const uint32_t *end);
 
 /* One output channel's numbers. */
 typedef struct ft_conv_channel {

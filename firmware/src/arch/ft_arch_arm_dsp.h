@@ -18,6 +18,18 @@ static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
     __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(*second) : "r"(odd), "r"(even));
 }
 
+#if FT_MODEL_WORDS_ONLY
+#error "a Cortex-M reads its flash by bytes"
+#endif
+
+/* One load at any byte, which these processors allow; up to seven bits of it lie before bit `at`. */
+#define FT_BITS 25u
+static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
+    uint32_t bits;
+    __asm__("ldr %0, [%1, %2]" : "=r"(bits) : "r"(words), "r"(at / 8u) : "memory");
+    return bits >> (at % 8u);
+}
+
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
     int32_t high;
     __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x * 2), "r"(multiplier), "r"(offset));
