@@ -124,7 +124,7 @@ def test_a_dense_convolution_has_no_groups(host_runtime):
 
 @pytest.mark.parametrize("name", ["separable", "every operator"])
 def test_hostile_files_are_refused_or_run_inside_their_arena(name, host_runtime):
-    graph = separable(0, (8, 8, 3), 4) if name == "separable" else every_operator(0, 6)
+    graph = separable(0, (12, 12, 3), 4) if name == "separable" else every_operator(0, 6)
     data, random = write_ftm(graph, {}).data, np.random.default_rng(len(name))
     statuses = [host_runtime.run(_hostile(data, random), samples(graph, 1))[0] for _ in range(120)]
     assert min(statuses) < 0 <= max(statuses), "mutations that are too tame, or too wild"

@@ -169,9 +169,8 @@ def separable(seed: int, shape=(12, 12, 3), width: int = 8, times: int = 1) -> G
     b.depthwise(1, (3, 3), (2, 2), (0, 0, 1, 1), low=0.0)
     b.conv(2 * width, 1)
     b.depthwise(1, (2, 3), (1, 2), (1, 0, 0, 2), high=0.8)
-    height, wide, _ = b.tensors[b.last].shape
-    b.add(Op.AVERAGE_POOL, window=Window((height, wide), (1, 1)))
-    b.dense(4)
+    b.add(Op.AVERAGE_POOL, window=Window((2, 2), (2, 1)))
+    b.dense(10)
     b.add(Op.SOFTMAX, settings={"beta": 1.0})
     return b.int8()
 
