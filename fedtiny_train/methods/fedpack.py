@@ -95,7 +95,8 @@ def orders(setting: Setting, state: State, number: int) -> Orders:
     if not is_due(number, every, until):
         return Orders()
     counts = swap_counts(setting, state, setting.maskable, min(number, last), until)
-    return Orders(counts, {"scale_by_norm": 1.0, "adjust": 1.0})
+    weighed = {"scale_by_norm": 1.0} if setting.config.fedpack.weigh_growth else {}
+    return Orders(counts, {**weighed, "adjust": 1.0})
 
 
 def learn(setting: Setting, outcome: Outcome) -> State:

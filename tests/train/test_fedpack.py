@@ -48,6 +48,15 @@ def outcome(found, state, number, seed=0):
     return Outcome(number, state, after, {}, gradients, orders)
 
 
+def test_growth_is_weighed_unless_told_otherwise():
+    found, plain = facts(rounds=60, density=0.01), facts(rounds=60, density=0.01, weigh_growth=False)
+    state = fedpack.begin(found, fresh(found), NOBODY)
+    weighed, unweighed = fedpack.orders(found, state, 4), fedpack.orders(plain, state, 4)
+    assert weighed.numbers == {"scale_by_norm": 1.0, "adjust": 1.0}
+    assert unweighed.numbers == {"adjust": 1.0}
+    assert weighed.top == unweighed.top
+
+
 def test_density_falls_by_the_cube_of_what_is_left():
     found = facts(rounds=60, density=0.01)
     assert fedpack.schedule(found) == (4, 40)
