@@ -72,6 +72,7 @@ ABLATION: dict[str, dict[str, bool | int | float | str]] = {
     "growth not weighed": {"weigh_growth": False},
     "dead ends stay": {"clear_dead_ends": False},
     "start at 20 x": {"start_density": 0.2},
+    "extrusion": {"press": True},
     "server momentum": {"server_momentum": 0.5},
     "mean of the last fifth": {"average_last": 0.2},
     "half of it by competition": {"global_share": 0.5},
