@@ -37,7 +37,7 @@ from scipy.optimize import nnls
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from networks import CONV_KERNELS, Builder, residual, samples, streamed  # noqa: E402
+from networks import CONV_KERNELS, Builder, every_shape, residual, samples, streamed  # noqa: E402
 
 TARGET = ROOT / "firmware" / "sizes.json"
 BOARDS = {device.id: device for device in all_devices() if device.emulator}
@@ -179,9 +179,10 @@ def fit(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.
 
 
 def few_networks() -> list[tuple[Graph, Kernel | None]]:
-    """Each encoding, and all at once, with and without rows handed on, small enough for the smallest board."""
-    graphs = (residual(5, 0.3, 0.4, (12, 12, 4), (8, 12)), streamed(6, 0.3, (14, 13, 3)))
-    return [(graph, kernel) for graph in graphs for kernel in (*CONV_KERNELS, None)]
+    """Every path through the kernels, each encoding and several at once, small enough for the smallest board."""
+    graphs = (every_shape(), streamed(6, 0.3, (14, 13, 3)))
+    mixed = (residual(1, 0.3), residual(5, 0.6, 0.4, (12, 12, 4), (8, 12)))
+    return [(graph, kernel) for graph in graphs for kernel in CONV_KERNELS] + [(graph, None) for graph in mixed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ def table() -> dict[str, Any]:
         print(f"{name:<14}", cpus[name]["parts"])
     for device in BOARDS.values():
         row = cpus[table_cpu(device.cpu)]
-        runs = measure_board(device, networks() if device.id == FITTED else few_networks(), row["parts"])
+        runs = measure_board(device, few_networks() + (networks() if device.id == FITTED else []), row["parts"])
         boards[device.id] = {"code": runs.code, "static": runs.static}
         row["stack"] = runs.stack
         if device.id == FITTED:

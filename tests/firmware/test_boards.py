@@ -20,8 +20,7 @@ from fedtiny_export.errors import FedtinyError
 from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import write_ftm
 from fedtiny_export.project import board_folders, build_settings
-from fedtiny_export.ir import Graph, Op
-from networks import CONV_KERNELS, Builder, samples
+from networks import CONV_KERNELS, every_shape, samples
 from runs import make_run
 from small_project import STRICT, artifacts, write_export
 
@@ -85,21 +84,6 @@ def test_an_export_is_built_run_and_compared_with_its_plan(board, tmp_path):
     assert (planned["instructions"] is None) == (board != "qemu-m4")
 
 
-def network() -> Graph:
-    """Layers of every shape that the kernels tell apart: odd channels and widths, strides, a window of one pixel,
-    clamped outputs, rows handed on, and a dense layer."""
-    b = Builder((9, 11, 3), 7, 0.5)
-    first = b.conv(4)
-    b.conv(5)
-    b.conv(4, low=None)
-    b.add(Op.ADD, b.last, first, low=0.0)
-    b.conv(7, stride=2)
-    b.conv(6, 1, high=0.4)
-    b.conv(8, 3, 1, (0, 0, 0, 0), low=None)
-    b.dense(6)
-    return b.int8(-2.0, 2.0)
-
-
 def forced_to(kernel: Kernel) -> dict[Kernel, int]:
     return {other: 0 if other is kernel else 1 << 30 for other in Kernel}
 
@@ -110,7 +94,7 @@ def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runti
     """That of 64 bits is what tests/export compares with TFLite Micro."""
     if platform.machine() != "x86_64":
         pytest.skip("this processor has no other word size")
-    graph = network()
+    graph = every_shape()
     inputs = samples(graph, 20)
     status, _, outputs = host_runtime.run(write_ftm(graph, forced_to(forced)).data, inputs, *flags)
     assert status == 0
@@ -119,7 +103,7 @@ def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runti
 
 @pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
 def test_every_encoding_gives_the_reference_s_bytes(board, forced, tmp_path):
-    graph = network()
+    graph = every_shape()
     ftm = write_ftm(graph, forced_to(forced))
     inputs = samples(graph, 20)
     outputs = reference.run(graph, inputs)
@@ -162,7 +146,9 @@ def poked(folder: Path, board: str, address: int) -> tuple[int, str]:
     assert original.count((0x5EEDF00D).to_bytes(4, "little")) == 1
     changed = folder / "changed.elf"
     changed.write_bytes(original.replace((0x5EEDF00D).to_bytes(4, "little"), address.to_bytes(4, "little")))
-    result = run(Firmware(changed, elf), read_image(changed, device), device, made.golden_inputs[:1], made.output.elements)
+    result = run(
+        Firmware(changed, elf), read_image(changed, device), device, made.golden_inputs[:1], made.output.elements
+    )
     return result.exit_code, result.text
 
 
@@ -195,7 +181,9 @@ def test_no_access_is_unaligned_and_an_esp8266_reads_its_flash_by_words(board, t
     firmware = build(tmp_path, device)
     image = read_image(firmware.elf, device)
     plugin, source = tmp_path / "accesses.so", Path(__file__).parent / "accesses.c"
-    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(plugin)], check=True)
+    subprocess.run(
+        ["gcc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(plugin)], check=True
+    )
     model = next(section for section in image.sections if section.name == ".ft_model")
     places = f"from={model.address:x},to={model.address + model.size:x}"
     command = [*device.emulator.command(str(firmware.elf)), "-plugin", f"{plugin},out={tmp_path / 'out'},{places}"]
