@@ -19,12 +19,12 @@ typedef struct {
 static inline uint32_t next_gap(rice_stream_t *stream) {
     uint32_t bits = ft_bits(stream->words, stream->at);
     for (; FT_RARELY(bits == 0u); bits = ft_bits(stream->words, stream->at)) {
-        stream->at += FT_BITS;
-        stream->position += (uint32_t)FT_BITS << stream->low;
+        stream->at += 32u;
+        stream->position += (uint32_t)32 << stream->low;
     }
     uint32_t zeros = ft_lowest_bit(bits);
     stream->at += zeros + 1u;
-    bits = FT_RARELY(zeros + stream->low > FT_BITS - 9u) ? ft_bits(stream->words, stream->at) : bits >> zeros >> 1;
+    bits = FT_RARELY(zeros + stream->low > 23u) ? ft_bits(stream->words, stream->at) : bits >> zeros >> 1;
     stream->position += (zeros << stream->low) + (bits & (((uint32_t)1 << stream->low) - 1u));
     stream->at += stream->low;
     return bits >> stream->low & 0xFFu;
@@ -33,7 +33,7 @@ static inline uint32_t next_gap(rice_stream_t *stream) {
 /* Go past the zeros at which `next_gap` starts, of a stream that nobody has checked yet: 0 if they lead out of it. */
 static int gap_inside(const rice_stream_t *stream, uint32_t words, uint32_t weights) {
     uint32_t position = stream->position;
-    for (uint32_t at = stream->at; position <= weights; at += FT_BITS, position += (uint32_t)FT_BITS << stream->low) {
+    for (uint32_t at = stream->at; position <= weights; at += 32u, position += (uint32_t)32 << stream->low) {
         if (at / 32u + 1u >= words) return 0;
         uint32_t bits = ft_bits(stream->words, at);
         if (bits != 0u) return at + ft_lowest_bit(bits) + 1u + stream->low + 8u <= 32u * (words - 1u);

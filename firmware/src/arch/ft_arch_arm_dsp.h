@@ -18,16 +18,12 @@ static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
     __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(*second) : "r"(odd), "r"(even));
 }
 
-#if FT_MODEL_WORDS_ONLY
-#error "a Cortex-M reads its flash by bytes"
-#endif
-
-/* One load at any byte, which these processors allow; up to seven bits of it lie before bit `at`. */
-#define FT_BITS 25u
+/* A shift by 32 leaves nothing, which C does not say but these processors do. */
 static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
-    uint32_t bits;
-    __asm__("ldr %0, [%1, %2]" : "=r"(bits) : "r"(words), "r"(at / 8u) : "memory");
-    return bits >> (at % 8u);
+    words += at / 32u;
+    uint32_t low = words[0], high = words[1], shift = at % 32u;
+    __asm__("lsl %0, %0, %1" : "+r"(high) : "r"(32u - shift));
+    return low >> shift | high;
 }
 
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {

@@ -15,8 +15,7 @@ static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
     *second = ft_pair((int8_t)(four >> 16), (int8_t)(four >> 24));
 }
 
-/* The FT_BITS bits from bit `at` on of a stream of words; two words are there to be read. */
-#define FT_BITS 32u
+/* The 32 bits from bit `at` on of a stream of words; two words are there to be read. */
 static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
     words += at / 32u;
     return (words[0] >> (at % 32u)) | (words[1] << 1 << (31u - at % 32u));
