@@ -58,6 +58,14 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
     )
+    parser.add_argument(
+        "--ranges",
+        default="minmax",
+        metavar="WAY",
+        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration",
+    )
+    parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
+    parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
@@ -73,11 +81,13 @@ def _export(options: argparse.Namespace) -> int:
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     device = load_device(options.target)
+    from .calibration import read_choice
     from .export import make_export, write_export
-    from .source import newest_run, read_source
+    from .source import Wishes, newest_run, read_source
 
     given = options.source if options.source is not None else newest_run()
-    source = read_source(given, calibration=options.calibration, evaluation=options.eval)
+    wishes = Wishes(read_choice(options.ranges), options.equalize, options.correct_bias)
+    source = read_source(given, calibration=options.calibration, evaluation=options.eval, wishes=wishes)
     exported = make_export(source, device, options.min_accuracy, options.runtime)
     target = options.out or Path("build") / device.id
     write_export(target, exported, device, source.labels)

@@ -70,7 +70,8 @@ def run_float(graph: Graph, x: Floats) -> dict[str, Floats]:
     return values
 
 
-def _batches(graph: Graph, count: int) -> Iterator[slice]:
+def batches(graph: Graph, count: int) -> Iterator[slice]:
+    """Parts of `count` samples that a network can take at once."""
     step = min(_BATCH, reference.samples_at_once(graph))
     for start in range(0, count, step):
         yield slice(start, start + step)
@@ -79,7 +80,7 @@ def _batches(graph: Graph, count: int) -> Iterator[slice]:
 def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
     """Minimum and maximum of every tensor over the samples."""
     ranges: dict[str, tuple[float, float]] = {}
-    for part in _batches(graph, samples.x.shape[0]):
+    for part in batches(graph, samples.x.shape[0]):
         for name, values in run_float(graph, samples.x[part]).items():
             low, high = ranges.get(name, (np.inf, -np.inf))
             ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
@@ -108,7 +109,7 @@ def accuracy(float_graph: Graph | None, int8_graph: Graph, samples: Samples) -> 
     """Compare both networks' answers with the labels; a network that came as int8 has no float one."""
     assert samples.y is not None
     right = {"float": 0, "int8": 0}
-    for part in _batches(int8_graph, samples.x.shape[0]):
+    for part in batches(int8_graph, samples.x.shape[0]):
         batch, labels = samples.x[part], samples.y[part]
         coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
         if float_graph is not None:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from . import reference
 from .atomic import atomic_folder, write_atomically
+from .bias import correct_biases
 from .budget import Report, make_report
+from .calibration import MINMAX
 from .code_sizes import load_code_sizes
 from .devices import Device
 from .errors import FedtinyError, UsageError
@@ -26,7 +28,7 @@ from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, w
 from .quantize import quantize
 from .reduce import reduce_graph
 from .render import html_text, plain_text
-from .source import Source
+from .source import Source, Wishes
 from .tflm_report import make_tflm_report
 from .untrusted import read_json_object
 from .write_tflite import write_tflite
@@ -51,7 +53,7 @@ class Exported:
 
 def make_export(source: Source, device: Device, min_accuracy: float | None, runtime: str = FT) -> Exported:
     """Compute everything that ends up in the folder."""
-    whole = source.graph if source.is_int8 else quantize(source.graph, source.ranges)
+    whole = quantized(source)
     graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
     ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
     tflite = write_tflite(graph)
@@ -70,6 +72,7 @@ def make_export(source: Source, device: Device, min_accuracy: float | None, runt
         report = make_tflm_report(device, whole, graph, len(tflite), source.name, measured)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
+    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes)))
     if min_accuracy is not None:
         if measured is None:
             raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
@@ -77,6 +80,22 @@ def make_export(source: Source, device: Device, min_accuracy: float | None, runt
             missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
             report = replace(report, gates=(missed,))
     return Exported(graph, ftm, tflite, inputs, outputs, report)
+
+
+def quantized(source: Source) -> Graph:
+    """The int8 network, before any reduction."""
+    if source.is_int8:
+        return source.graph
+    graph = quantize(source.graph, source.ranges)
+    if source.wishes.correct_bias and source.calibration is not None:
+        return correct_biases(source.graph, graph, source.calibration)
+    return graph
+
+
+def _quantisation_notes(wishes: Wishes) -> tuple[str, ...]:
+    said = [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
+    said += ["channels were equalised between layers"] if wishes.equalize else []
+    return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 
 
 def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
