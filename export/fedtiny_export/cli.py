@@ -50,9 +50,10 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
     parser.add_argument(
         "--runtime",
-        choices=["ft", "tflm"],
+        choices=["ft", "tflm", "tflm-decode"],
         default="ft",
-        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (model and report, no project)",
+        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (C files and report, no project), "
+        "also with pruned weights coded for its DECODE operator",
     )
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
     parser.add_argument(
@@ -67,6 +68,7 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
     parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
+    parser.add_argument("--explain", action="store_true", help="say layer by layer what int8 loses")
     parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
     options = parser.parse_args(arguments)
@@ -88,7 +90,7 @@ def _export(options: argparse.Namespace) -> int:
     given = options.source if options.source is not None else newest_run()
     wishes = Wishes(read_choice(options.ranges), options.equalize, options.correct_bias)
     source = read_source(given, calibration=options.calibration, evaluation=options.eval, wishes=wishes)
-    exported = make_export(source, device, options.min_accuracy, options.runtime)
+    exported = make_export(source, device, options.min_accuracy, options.runtime, explained=options.explain)
     target = options.out or Path("build") / device.id
     write_export(target, exported, device, source.labels)
     _print_report(exported.report, options.json)

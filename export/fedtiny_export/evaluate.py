@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import reference
 from .errors import FedtinyError
-from .ir import Graph
+from .ir import Graph, Node, Quant
 from .ops import ARITHMETIC
 from .untrusted import read_arrays
 
@@ -61,13 +61,17 @@ def run_float(graph: Graph, x: Floats) -> dict[str, Floats]:
     """Run the float graph; return every tensor by name."""
     values: dict[str, Floats] = {graph.input: x}
     for node in graph.nodes:
-        compute = ARITHMETIC[node.op].real
-        assert compute is not None, node.op
-        result = compute(node, [values[name] for name in node.inputs])
-        if node.low is not None or node.high is not None:
-            result = np.clip(result, node.low, node.high)
+        result = run_float_node(node, [values[name] for name in node.inputs])
         values[node.output] = result.reshape(-1, *graph.tensors[node.output].shape)
     return values
+
+
+def run_float_node(node: Node, inputs: list[Floats]) -> Floats:
+    """One operator in float, its clamp included."""
+    compute = ARITHMETIC[node.op].real
+    assert compute is not None, node.op
+    result = compute(node, inputs)
+    return result if node.low is None and node.high is None else np.clip(result, node.low, node.high)
 
 
 def batches(graph: Graph, count: int) -> Iterator[slice]:
@@ -88,9 +92,14 @@ def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
 
 
 def to_int8(graph: Graph, x: Floats) -> NDArray[np.int8]:
-    """Quantise sensor values as the device does: divide, round half away from zero, shift, clamp."""
+    """Quantise sensor values as the device does."""
     quant = graph.tensors[graph.input].quant
     assert quant is not None
+    return in_steps(x, quant)
+
+
+def in_steps(x: Floats, quant: Quant) -> NDArray[np.int8]:
+    """Real numbers as int8: divide, round half away from zero, shift, clamp."""
     steps = x / quant.scale
     rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
     return np.asarray(np.clip(rounded + quant.zero_point, -128, 127), np.int8)

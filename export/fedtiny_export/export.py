@@ -22,6 +22,7 @@ from .code_sizes import load_code_sizes
 from .devices import Device
 from .errors import FedtinyError, UsageError
 from .evaluate import accuracy, to_int8
+from .explain import LayerNoise, explain
 from .ftm import Ftm, write_ftm
 from .ir import Graph
 from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
@@ -29,11 +30,13 @@ from .quantize import quantize
 from .reduce import reduce_graph
 from .render import html_text, plain_text
 from .source import Source, Wishes
+from .tflm_decode import decoded_bytes
+from .tflm_files import measured_arena, tflm_files
 from .tflm_report import make_tflm_report
 from .untrusted import read_json_object
 from .write_tflite import write_tflite
 
-FT, TFLM = "ft", "tflm"
+FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
@@ -49,14 +52,18 @@ class Exported:
     golden_inputs: NDArray[np.int8]
     golden_outputs: NDArray[np.int8]
     report: Report
+    arena_bytes: int | None = None  # what TensorFlow Lite Micro takes on this machine
 
 
-def make_export(source: Source, device: Device, min_accuracy: float | None, runtime: str = FT) -> Exported:
+def make_export(
+    source: Source, device: Device, min_accuracy: float | None, runtime: str = FT, *, explained: bool = False
+) -> Exported:
     """Compute everything that ends up in the folder."""
     whole = quantized(source)
+    noise = _noise(source, whole) if explained else ()
     graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
     ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
-    tflite = write_tflite(graph)
+    tflite = _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
     _refuse_constant(graph)
@@ -68,18 +75,37 @@ def make_export(source: Source, device: Device, min_accuracy: float | None, runt
         "selftest": selftest_bytes(data, result, inputs.shape[0]),
         "labels": label_bytes(source.labels),
     }
+    arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
-        report = make_tflm_report(device, whole, graph, len(tflite), source.name, measured)
+        facts = (device, whole, graph, len(tflite), source.name, measured)
+        report = make_tflm_report(*facts, decode=runtime == DECODE, measured=arena)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
-    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes)))
+    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes)), noise=noise)
     if min_accuracy is not None:
         if measured is None:
             raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
         if measured.int8 < min_accuracy:
             missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
             report = replace(report, gates=(missed,))
-    return Exported(graph, ftm, tflite, inputs, outputs, report)
+    return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _noise(source: Source, whole: Graph) -> tuple[LayerNoise, ...]:
+    shown = source.samples or source.calibration
+    if source.is_int8:
+        raise UsageError(f"{source.name} is int8 already: --explain has no float network to compare it with")
+    if shown is None:
+        raise UsageError("--explain needs samples: give --eval or --calibration FILE.npz")
+    return explain(source.graph, whole, shown)
+
+
+def _tflite(graph: Graph, runtime: str) -> bytes:
+    if runtime != DECODE:
+        return write_tflite(graph)
+    if not decoded_bytes(graph):
+        raise FedtinyError("no layer gets smaller by DECODE, which needs many zeros: export with --runtime tflm")
+    return write_tflite(graph, decode=True)
 
 
 def quantized(source: Source) -> Graph:
@@ -162,6 +188,9 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
         (folder / "model.ftm").write_bytes(exported.ftm.data)
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
         write_project(folder, device, make_artifacts(*parts, labels))
+    else:
+        for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
+            (folder / name).write_bytes(content)
     write_report(folder, exported.report)
 
 
