@@ -68,6 +68,12 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
     parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
+    parser.add_argument(
+        "--converter",
+        choices=["fedtiny", "tensorflow"],
+        default="fedtiny",
+        help="who makes model.tflite: our writer, or TensorFlow's own (extra tensorflow)",
+    )
     parser.add_argument("--explain", action="store_true", help="say layer by layer what int8 loses")
     parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
@@ -80,6 +86,8 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.target == "list":
         return devices_command(None, options.json)
+    if options.explain and options.converter == "tensorflow":
+        raise UsageError("--explain is for our own converter: leave out --converter")
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     device = load_device(options.target)
@@ -90,7 +98,14 @@ def _export(options: argparse.Namespace) -> int:
     given = options.source if options.source is not None else newest_run()
     wishes = Wishes(read_choice(options.ranges), options.equalize, options.correct_bias)
     source = read_source(given, calibration=options.calibration, evaluation=options.eval, wishes=wishes)
-    exported = make_export(source, device, options.min_accuracy, options.runtime, explained=options.explain)
+    exported = make_export(
+        source,
+        device,
+        options.min_accuracy,
+        options.runtime,
+        explained=options.explain,
+        converter=options.converter,
+    )
     target = options.out or Path("build") / device.id
     write_export(target, exported, device, source.labels)
     _print_report(exported.report, options.json)

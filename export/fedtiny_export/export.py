@@ -17,16 +17,18 @@ from . import reference
 from .atomic import atomic_folder, write_atomically
 from .bias import correct_biases
 from .budget import Report, make_report
+from .by_tensorflow import convert
 from .calibration import MINMAX
 from .code_sizes import load_code_sizes
 from .devices import Device
 from .errors import FedtinyError, UsageError
-from .evaluate import accuracy, to_int8
+from .evaluate import Accuracy, accuracy, to_int8
 from .explain import LayerNoise, explain
 from .ftm import Ftm, write_ftm
 from .ir import Graph
 from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
 from .quantize import quantize
+from .read_tflite import parse_tflite
 from .reduce import reduce_graph
 from .render import html_text, plain_text
 from .source import Source, Wishes
@@ -36,6 +38,7 @@ from .tflm_report import make_tflm_report
 from .untrusted import read_json_object
 from .write_tflite import write_tflite
 
+OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
@@ -56,14 +59,23 @@ class Exported:
 
 
 def make_export(
-    source: Source, device: Device, min_accuracy: float | None, runtime: str = FT, *, explained: bool = False
+    source: Source,
+    device: Device,
+    min_accuracy: float | None,
+    runtime: str = FT,
+    *,
+    explained: bool = False,
+    converter: str = OURS,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
-    whole = quantized(source)
+    whole, foreign = quantized(source), None
+    if converter == TENSORFLOW:
+        foreign = _by_tensorflow(source, whole, runtime)
+        whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
     graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
     ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
-    tflite = _tflite(graph, runtime)
+    tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
     _refuse_constant(graph)
@@ -81,14 +93,28 @@ def make_export(
         report = make_tflm_report(*facts, decode=runtime == DECODE, measured=arena)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
-    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes)), noise=noise)
-    if min_accuracy is not None:
-        if measured is None:
-            raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
-        if measured.int8 < min_accuracy:
-            missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
-            report = replace(report, gates=(missed,))
+    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
+    report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:
+    if min_accuracy is None:
+        return report
+    if measured is None:
+        raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
+    if measured.int8 >= min_accuracy:
+        return report
+    missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
+    return replace(report, gates=(missed,))
+
+
+def _by_tensorflow(source: Source, whole: Graph, runtime: str) -> bytes:
+    if source.is_int8:
+        raise UsageError(f"{source.name} is int8 already: leave out --converter")
+    if runtime == DECODE:
+        raise UsageError("--runtime tflm-decode is for our own converter: leave out --converter")
+    return convert(source.graph, whole)
 
 
 def _noise(source: Source, whole: Graph) -> tuple[LayerNoise, ...]:
@@ -118,8 +144,9 @@ def quantized(source: Source) -> Graph:
     return graph
 
 
-def _quantisation_notes(wishes: Wishes) -> tuple[str, ...]:
-    said = [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
+def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
+    said = ["model.tflite is TensorFlow's own conversion of the same network"] if converter == TENSORFLOW else []
+    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
     said += ["channels were equalised between layers"] if wishes.equalize else []
     return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 
