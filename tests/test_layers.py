@@ -1,6 +1,6 @@
 """Imports go one way: the exporter knows neither torch nor the trainer.
 
-The trainer knows errors, atomic and untrusted files, and packed sizes, through one function.
+The trainer knows errors, atomic and untrusted files, and what a network takes in flash and on a board.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ SHARED = {
     "fedtiny_export.errors",
     "fedtiny_export.atomic",
     "fedtiny_export.untrusted",
-    "fedtiny_export.sparse",
-    "fedtiny_export.abi",
+    "fedtiny_export.fitting",
 }
 
 
@@ -52,7 +51,7 @@ def test_optional_packages_are_imported_when_they_are_needed(name):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "fedtiny_train").rglob("*.py")), ids=lambda p: p.stem)
-def test_the_trainer_takes_only_errors_files_and_packed_sizes_from_the_exporter(path):
+def test_the_trainer_takes_only_errors_files_and_sizes_from_the_exporter(path):
     used = {name for name in imported(path) if name.startswith("fedtiny_export")} - {"fedtiny_export"}
     assert {".".join(name.split(".")[:2]) for name in used} <= SHARED
 
