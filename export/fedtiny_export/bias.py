@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
-from .evaluate import Samples, run_float, to_int8
+from .evaluate import Floats, Samples, run_float, to_int8
 from .ir import WEIGHTED, Graph, Node
 from .ops import ARITHMETIC
 from .ops.sums import weighted_sums
 from .quantize import prove_sums
 
-Floats = NDArray[np.float64]
 SAMPLES = 128
 LIMIT = 2**30
 

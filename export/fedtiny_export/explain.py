@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from . import reference
 from .cost import nominal_macs
-from .evaluate import Samples, in_steps, run_float, run_float_node, to_int8
+from .evaluate import Floats, Samples, in_steps, run_float, run_float_node, to_int8
 from .ir import Graph, Node, Op, Tensor
 
-Floats = NDArray[np.float64]
 WORK = 4e9  # multiply-accumulates that may be spent
 
 
@@ -42,7 +41,7 @@ def explain(exact: Graph, coarse: Graph, samples: Samples) -> tuple[LayerNoise, 
     whole = _as_float(exact, coarse)
     real, ints = run_float(whole, x), reference.run_all(coarse, to_int8(coarse, x))
     names = [("input", "input", coarse.input), *((n.name, n.op.value, n.output) for n in coarse.nodes)]
-    errors = [_real(ints[coarse.input], coarse.tensors[coarse.input]) - x]
+    errors: list[Floats] = [_real(ints[coarse.input], coarse.tensors[coarse.input]) - x]
     errors += [_own_error(a, b, coarse, real) for a, b in zip(whole.nodes, coarse.nodes, strict=True)]
     return tuple(
         LayerNoise(
@@ -105,7 +104,7 @@ def _own_error(exact: Node, coarse: Node, graph: Graph, real: Mapping[str, Float
 
 def _carried(graph: Graph, real: Mapping[str, Floats], name: str, error: Floats) -> Floats:
     """The network's output when one tensor has an error and all else is exact."""
-    changed = {name: real[name] + error}
+    changed: dict[str, Floats] = {name: np.asarray(real[name] + error)}
     for node in graph.nodes:
         if any(source in changed for source in node.inputs) and node.output not in changed:
             values = [changed.get(source, real[source]) for source in node.inputs]
