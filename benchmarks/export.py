@@ -1,7 +1,8 @@
 """What an export costs: wall time and peak memory of whole processes, beside TensorFlow's converter.
 
 Networks of fedtiny_train with random weights, 10 % of them kept: neither time nor memory depends on their values. Each
-figure is that of one process from its start to its end, the imports included; the best of a few is shown.
+figure is that of one process from its start to its end, the imports included; the best of a few is shown. Where other
+work runs on the machine, wall time says little: processor time is shown beside it.
 
     python benchmarks/export.py [--repeats 3] [--out result.json] [NETWORK ...]
 """
@@ -56,8 +57,8 @@ def make_run(folder: Path, name: str) -> None:
     np.savez(folder / "samples.npz", x=x, y=np.zeros(100, np.int64))
 
 
-def cost(*arguments: object) -> tuple[float, float]:
-    """Seconds and megabytes of one process; an export that does not fit its board is an export too."""
+def cost(*arguments: object) -> tuple[float, float, float]:
+    """Wall and processor seconds and megabytes of one process; one that does not fit its board counts too."""
     start = time.perf_counter()
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
     command = [sys.executable, "-c", *map(str, arguments)]
@@ -65,13 +66,13 @@ def cost(*arguments: object) -> tuple[float, float]:
     _, status, used = os.wait4(process, 0)
     if os.waitstatus_to_exitcode(status) not in (0, 3):
         raise SystemExit(f"{' '.join(command[3:])}: exit code {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, used.ru_maxrss / 1024
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def measured(name: str, repeats: int, folder: Path) -> dict[str, tuple[float, float]]:
+def measured(name: str, repeats: int, folder: Path) -> dict[str, tuple[float, ...]]:
     """The best seconds and megabytes of every route."""
     make_run(folder / name, name)
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, ...]]] = {}
     for count in range(repeats):
         out = folder / f"{name}-{count}"
         given = (folder / name, "--target", "esp32s3", "--out")
@@ -80,7 +81,7 @@ def measured(name: str, repeats: int, folder: Path) -> dict[str, tuple[float, fl
         found.setdefault("fedtiny-export --runtime tflm", []).append(cost(EXPORT, *tflm))
         route = cost(CONVERT, folder / name, folder / "theirs.tflite")
         found.setdefault("TensorFlow's converter alone", []).append(route)
-    return {route: (min(a for a, _ in all_), min(b for _, b in all_)) for route, all_ in found.items()}
+    return {route: tuple(map(min, zip(*all_, strict=True))) for route, all_ in found.items()}
 
 
 def main() -> None:
@@ -96,8 +97,8 @@ def main() -> None:
             results[name] = measured(name, options.repeats, Path(folder))
             seconds, megabytes = GOALS.get(name, (None, None))
             print(f"{name} (goal: {seconds} s, {megabytes} MB)")
-            for route, (took, peak) in results[name].items():
-                print(f"  {route:32} {took:6.2f} s {peak:7.0f} MB")
+            for route, (took, busy, peak) in results[name].items():
+                print(f"  {route:32} {took:6.2f} s, {busy:6.2f} s of processor time, {peak:5.0f} MB")
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
 
