@@ -209,6 +209,8 @@ class FedPackOptions:
     server_momentum: float = option(0.0, "momentum of the server's steps", low=0, high=0.99)
     average_last: float = option(0.0, "share of the rounds, the last ones, whose weights are averaged", low=0, high=1)
     clear_dead_ends: bool = option(True, "drop first the weights that no path from input to output uses")
+    weigh_growth: bool = option(True, "weigh gradients by the batch-norm deviation before the greatest grow")
+    press: bool = option(False, "press the weights about to be pruned towards zero first (FedMef's extrusion)")
     global_share: float = option(0.0, "part of the kept weights that all layers compete for", low=0, high=1)
 
 
