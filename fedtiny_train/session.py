@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fedtiny_train import models, trace
 from fedtiny_train.activations import held
 from fedtiny_train.client import LocalSpec
-from fedtiny_train.config import Config, fault_rates
+from fedtiny_train.config import fault_rates
 from fedtiny_train.cost import Network
 from fedtiny_train.data import Federation, deal
 from fedtiny_train.data.dataset import Dataset
@@ -17,6 +17,7 @@ from fedtiny_train.engine import Engine
 from fedtiny_train.engine.faulty import Faulty
 from fedtiny_train.engine.local import start
 from fedtiny_train.methods import Setting, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import Answers, Check, Refusal, ask
 from fedtiny_train.wire import Message
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fedtiny_train import models
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import density_of, erk_counts, kept_total
 from fedtiny_train.methods import Orders, Outcome, Services, fedpack, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 
 NOBODY = Services(

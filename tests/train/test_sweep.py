@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from fedtiny_train import rounds, sweep, sweep_page
-from fedtiny_train.config import Config, apply_flags
+from fedtiny_train.config import apply_flags
+from fedtiny_train.options import Config
 from fedtiny_train.server import DivergedError
 
 TINY = ["--clients", "3", "--width", "4", "--local-epochs", "1", "--public", "holdout:40", "--rounds", "1"]

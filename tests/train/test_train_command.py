@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from fedtiny_export.errors import FedtinyError, UsageError
 
-from fedtiny_train import config
 from fedtiny_train.cli import parse, parser
-from fedtiny_train.config import Config, apply_flags, check, options, read_toml, settle, to_toml
+from fedtiny_train.config import apply_flags, check, read_toml, settle, to_toml
 from fedtiny_train.methods import Method, method
+from fedtiny_train.options import METHODS, Config, options
 
 
 def test_every_option_is_a_flag_and_no_name_comes_twice():
@@ -134,7 +134,7 @@ def test_config_round_trip(tmp_path):
 
 
 def test_every_method_that_can_be_named_exists():
-    for name in config.METHODS:
+    for name in METHODS:
         assert isinstance(method(name), Method)
     check(Config())
 
