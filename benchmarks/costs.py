@@ -171,7 +171,9 @@ def print_claims(table: Mapping[str, Spent]) -> None:
     dense, prunefl, fedtiny = table["fedavg"], table["prunefl"], table["fedtiny"]
     static, fedmef, adp = table["snip"], table["fedmef"], table["adp, at 0.49"]
     less = lambda a, b: f"{100 * (1 - a / b):.2f} %"  # noqa: E731
-    print(f"\ndense: {dense.flops:.4g} FLOPs a round, FedTiny's selection {fedtiny.begin_flops / dense.flops:.4f} of it")
+    print(
+        f"\ndense: {dense.flops:.4g} FLOPs a round, FedTiny's selection {fedtiny.begin_flops / dense.flops:.4f} of it"
+    )
     print(f"computation, fedtiny below prunefl   ours {less(fedtiny.flops, prunefl.flops)}, paper 95.91 %")
     print(f"the same, a static mask              ours {less(static.flops, prunefl.flops)}")
     print(f"memory, fedtiny below prunefl        ours {less(fedtiny.paper, prunefl.paper)}, paper 94.01 %")

@@ -102,7 +102,8 @@ def fit(
     With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Returns the
     mean loss, the lesson with its masks as they are at the end, and the habits that `numbers` asked for.
     """
-    model.train(renews(model, shard))
+    if model.training != (training := renews(model, shard)):  # to walk all modules takes its time
+        model.train(training)
     models.set_masks(model, masks)
     weights = models.prunable(model)
     live = {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}

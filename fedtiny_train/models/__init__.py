@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,7 @@ __all__ = ["OWN", "gate_state", "gates", "saved_bytes", "set_masks"]
 Array = npt.NDArray[np.float32]
 Arrays = dict[str, Array]
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
+_KNOWN: WeakKeyDictionary[nn.Module, Mapping[str, Tensor]] = WeakKeyDictionary()
 DEEP = 5  # a plain network with as many layers is adjusted by pairs
 NETWORKS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
     "resnet8": ResNet8,
@@ -172,13 +174,20 @@ def layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def _values(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return the tensors of a module's state, looked up once: a module that is in use is not rebuilt any more.
+
+    The step counters of batch norm are no part of it.
+    """
+    if model not in _KNOWN:
+        every = model.state_dict()
+        _KNOWN[model] = {name: value for name, value in every.items() if not name.endswith("num_batches_tracked")}
+    return _KNOWN[model]
+
+
 def read(model: nn.Module) -> Arrays:
-    """Copy the state out of a module. The step counters of batch norm are no part of it."""
-    return {
-        name: np.array(value.detach().numpy(), order="C")
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    """Copy the state out of a module."""
+    return {name: np.array(value.numpy(), order="C") for name, value in _values(model).items()}
 
 
 def load(model: nn.Module, state: Mapping[str, Array], masks: Mapping[str, Mask] | None = None) -> None:
@@ -186,7 +195,7 @@ def load(model: nn.Module, state: Mapping[str, Array], masks: Mapping[str, Mask]
     if masks is not None:
         set_masks(model, masks)
     with torch.no_grad():
-        for name, value in model.state_dict().items():
+        for name, value in _values(model).items():
             if name in state:
                 value.copy_(torch.from_numpy(np.asarray(state[name], order="C")))
 
