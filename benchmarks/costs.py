@@ -2,9 +2,9 @@
 
 Nothing is trained: the masks are those that each method really begins with and moves, its orders are those of every
 round of a run, and bytes are lengths of the messages of such a round. Devices answer with what they were sent, and
-with gradients of 1 at evenly spaced positions, since only counts matter here. The setting is the papers': ResNet18 on CIFAR-10's shapes, 10
-devices of 5,000 samples, 5 local epochs of batches of 64, 300 rounds, an adjustment every 10 until 100 (FedMef's
-until 180, as its paper's 300 of 500), SGD without momentum:
+with gradients of 1 at evenly spaced positions, since only counts matter here. The setting is the papers':
+ResNet18 on CIFAR-10's shapes, 10 devices of 5,000 samples, 5 local epochs of batches of 64, 300 rounds, an adjustment
+every 10 until 100 (FedMef's until 180, as its paper's 300 of 500), SGD without momentum:
 
     python benchmarks/costs.py --density 0.01 --out costs.json
 """

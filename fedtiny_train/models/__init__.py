@@ -26,6 +26,7 @@ from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.mobilenetv1 import mobilenetv1
 from fedtiny_train.models.mobilenetv2 import mobilenetv2
 from fedtiny_train.models.norms import RunningNorm1d, RunningNorm2d
+from fedtiny_train.models.place import here, moved
 from fedtiny_train.models.resnet8 import ResNet8
 from fedtiny_train.models.resnet18 import resnet18
 from fedtiny_train.models.sparse import saved_bytes
@@ -107,7 +108,7 @@ def shared(spec: ModelSpec) -> nn.Module:
 
     Its weights lie in memory channels last, in which convolutions are about 1.3 times as fast.
     """
-    return build(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return build(spec).to(here(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def norms(model: nn.Module) -> dict[str, Norm]:
@@ -170,7 +171,8 @@ def blocks(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def layout(x: Tensor) -> Tensor:
-    """Return a batch in the memory layout that convolutions are fastest in."""
+    """Return a batch where it is computed with, in the memory layout that convolutions are fastest in."""
+    x = moved(x)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
@@ -187,7 +189,7 @@ def _values(model: nn.Module) -> Mapping[str, Tensor]:
 
 def read(model: nn.Module) -> Arrays:
     """Copy the state out of a module."""
-    return {name: np.array(value.numpy(), order="C") for name, value in _values(model).items()}
+    return {name: np.array(value.cpu().numpy(), order="C") for name, value in _values(model).items()}
 
 
 def load(model: nn.Module, state: Mapping[str, Array], masks: Mapping[str, Mask] | None = None) -> None:
