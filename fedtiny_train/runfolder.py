@@ -174,7 +174,7 @@ def _check_origin(folder: Path, began: Origin, now: Origin) -> None:
     for name, value in now.options.items():
         if name == "device" and began.options.get(name) != value:
             raise FedtinyError(
-                f"{folder} was begun on the device {began.options.get(name)!r:.80}; {value!r:.80} computes other bytes; "
+                f"{folder} was begun on device {began.options.get(name)!r:.80}; {value!r:.80} computes other bytes; "
                 "name the device in its config.toml, or start a new run"
             )
         if began.options.get(name) != value:

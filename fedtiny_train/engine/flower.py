@@ -59,6 +59,14 @@ clientapp = "fedtiny_clients:client"
 [tool.flwr.app.config]
 """
 
+# Flower looks for assignments, without running the module.
+MODULE = """\
+from fedtiny_train.engine import flower_apps
+
+client = flower_apps.client
+server = flower_apps.server
+"""
+
 
 @dataclass(slots=True)
 class Flower:
@@ -131,7 +139,7 @@ def _fill(folder: Path, shards: Sequence[Shard], local: LocalSpec, nodes: int, p
     app.mkdir()
     text = f"folder = {json.dumps(str(folder))}\nnodes = {nodes}\n"
     (app / "pyproject.toml").write_text(APP + text)
-    (app / "fedtiny_clients.py").write_text("from fedtiny_train.engine.flower_apps import client, server\n")
+    (app / "fedtiny_clients.py").write_text(MODULE)
     (folder / "line.json").write_text(json.dumps({"port": port, "key": key}))
 
 
@@ -172,8 +180,9 @@ def _accepted(server: socket.socket, key: bytes, keeper: subprocess.Popen[bytes]
 def _last_words(folder: Path) -> str:
     """Return the last line that any of Flower's processes logged."""
     logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f": {lines[-1].strip():.200}" if lines else ""
+    lines = [line.strip(" \u2502") for log in logs for line in log.read_text(errors="replace").splitlines()]
+    words = " ".join([line for line in lines if any(map(str.isalnum, line))][-3:])
+    return f": {words[-300:]}" if words else ""
 
 
 def _stop(keeper: subprocess.Popen[bytes]) -> None:
