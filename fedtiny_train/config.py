@@ -144,6 +144,11 @@ def check(config: Config) -> None:
         )
     if config.train.method == "adp":
         _check_adp(config)
+    if config.train.method == "synflow" and config.model.norm == "scaled":
+        raise ValueError(
+            "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "
+            "nothing of a flow; use --norm batch or running, or --method erk"
+        )
 
 
 def _check_adp(config: Config) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from fedtiny_export.errors import UsageError
 
 from fedtiny_train import models
 from fedtiny_train.methods import Masks, Method, Services, Setting
@@ -46,12 +45,6 @@ def flow(spec: ModelSpec, tensors: Arrays) -> Scores:
 
 def begin(setting: Setting, state: State, services: Services) -> State:
     """Return the state under the weights that carry the most flow."""
-
-    if setting.spec.norm == "scaled":
-        raise UsageError(
-            "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "
-            "nothing of a flow; use --norm batch or running, or --method erk"
-        )
 
     def score(masks: Masks) -> Scores:
         found = flow(setting.spec, state.with_masks(masks).tensors)

@@ -33,7 +33,7 @@ def test_the_device_that_is_chosen(monkeypatch, there, options, expected):
 
 def test_without_a_gpu_cuda_is_refused(monkeypatch, tools, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ToolMissingError, match="device cuda needs a GPU, and torch .* sees none; use --device cpu"):
+    with pytest.raises(ToolMissingError, match=r"device cuda needs a GPU, and torch .* sees none; use --device cpu"):
         place.chosen(RunOptions(device="cuda"))
     train, _, _, flags = tools
     assert train(*flags, "--device", "cuda", "--out", tmp_path / "run") == 6
