@@ -1,8 +1,8 @@
 """Measure what the planner has to know before any compiler runs, and write firmware/sizes.json.
 
-Code: the runtime's objects, compiled for each CPU with -Os, by part. Board: what start-up, port and main add on the
-emulated board, from a linked ELF. Stack: the high-water mark of runs there. Instructions: a non-negative least-squares
-fit of counted runs in QEMU to the steps that `cost.features` counts.
+Code: the runtime's objects, compiled for each CPU with -Os, by part. Board: what start-up, port and main add on each
+emulated board, from linked ELF files. Stack: the high-water mark of runs there. Instructions, of the Cortex-M4 alone: a
+non-negative least-squares fit of counted runs in QEMU to the steps that `cost.features` counts.
 
     python benchmarks/code_sizes.py            # rewrites firmware/sizes.json
     python benchmarks/code_sizes.py --check    # exits 1 if it would change by more than 1 %
@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +25,35 @@ from elftools.elf.elffile import ELFFile
 from fedtiny_export import reference
 from fedtiny_export.abi import Kernel
 from fedtiny_export.check import measure
-from fedtiny_export.code_sizes import CodeSizes
+from fedtiny_export.code_sizes import CodeSizes, table_cpu
 from fedtiny_export.cost import FEATURES, features
-from fedtiny_export.devices import load_device
+from fedtiny_export.devices import Device, all_devices
 from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import Ftm, write_ftm
 from fedtiny_export.ir import Graph, Op
-from fedtiny_export.project import write_project
+from fedtiny_export.project import build_settings, write_project
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from networks import Builder, residual, samples  # noqa: E402
+from networks import CONV_KERNELS, Builder, every_shape, residual, samples, streamed  # noqa: E402
 
 TARGET = ROOT / "firmware" / "sizes.json"
-BOARD = "qemu-m4"
+BOARDS = {device.id: device for device in all_devices() if device.emulator}
+FITTED = "qemu-m4"  # whose instructions are planned
 
-ARM = "arm-none-eabi-gcc"
-CPUS = {
-    "cortex-m0": [ARM, "-mcpu=cortex-m0plus", "-mthumb"],
-    "cortex-m4": [ARM, "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"],
-    "cortex-m33": [ARM, "-mcpu=cortex-m33", "-mthumb"],
-    "rv32imc": ["riscv64-unknown-elf-gcc", "-march=rv32imc", "-mabi=ilp32", "-misa-spec=2.2", "--specs=picolibc.specs"],
-    "xtensa-lx106": ["xtensa-lx106-elf-gcc", "-mlongcalls"],
-}
+
+def _compiler(device: Device) -> list[str]:
+    """Compiler and flags of an emulated board."""
+    settings = build_settings(device)
+    about_code = [flag for flag in settings.compile_flags if flag.startswith("-D")]
+    return [f"{settings.toolchain}gcc", *settings.cflags, *about_code]
+
+
+# The compiler of an ESP8266 stands in for those of an ESP32 and ESP32-S3, which can read bytes from flash.
+CPUS = {table_cpu(device.cpu): _compiler(device) for device in BOARDS.values()}
+CPUS["xtensa-lx6"] = [flag for flag in CPUS["xtensa-lx106"] if not flag.startswith("-D")]
 FILES = {
     "ft_model": "core",
     "ft_invoke": "core",
@@ -124,9 +129,8 @@ def compiler_name(compiler: list[str]) -> str:
     return f"{compiler[0]} {version.stdout.strip()} -Os"
 
 
-def firmware_run(graph: Graph, forced: Kernel | None, folder: Path) -> tuple[Ftm, dict[str, int]]:
-    """Build and run one network on the emulated board: its file and what was measured, by figure."""
-    device = load_device(BOARD)
+def firmware_run(device: Device, graph: Graph, forced: Kernel | None, folder: Path) -> tuple[Ftm, dict[str, int]]:
+    """Build and run one network on an emulated board: its file and what was measured, by figure."""
     ftm = write_ftm(graph, {} if forced is None else {k: 0 if k is forced else 1 << 30 for k in Kernel})
     inputs = samples(graph, 2)
     outputs = reference.run(graph, inputs)
@@ -135,7 +139,7 @@ def firmware_run(graph: Graph, forced: Kernel | None, folder: Path) -> tuple[Ftm
     write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
     measured = measure(folder, device, None)
     if measured is None or not measured.golden_equal or measured.notes:
-        raise SystemExit(f"{BOARD} cannot be built, run and counted here: {measured}")
+        raise SystemExit(f"{device.id} cannot be built, run and counted here: {measured}")
     return ftm, {name: value for name, value, *_ in measured.figures if value is not None}
 
 
@@ -174,40 +178,67 @@ def fit(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(fitted)
 
 
-def measure_board() -> tuple[dict[str, int], int, dict[str, float], float]:
-    """Board code and static data, stack, instruction coefficients, and the fit's largest relative error."""
-    rows, counts, codes, statics, stacks = [], [], set(), set(), []
-    table = parts(CPUS["cortex-m4"])
-    sizes = CodeSizes("cortex-m4", "", False, table, 0, {})
-    for graph, forced in networks():
+def few_networks() -> list[tuple[Graph, Kernel | None]]:
+    """Every path through the kernels, each encoding and several at once, small enough for the smallest board."""
+    graphs = (every_shape(), streamed(6, 0.3, (14, 13, 3)))
+    mixed = (residual(1, 0.3), residual(5, 0.6, 0.4, (12, 12, 4), (8, 12)))
+    return [(graph, kernel) for graph in graphs for kernel in CONV_KERNELS] + [(graph, None) for graph in mixed]
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRuns:
+    """What the runs on one board gave."""
+
+    code: int
+    static: int
+    stack: int
+    steps: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+
+def measure_board(device: Device, cases: list[tuple[Graph, Kernel | None]], parts: dict[str, int]) -> BoardRuns:
+    """Build and run every network on one board."""
+    rows, counts, codes, statics, stacks = [], [], [], [], []
+    sizes = CodeSizes(device.cpu, "", False, parts, 0, {})
+    for graph, forced in cases:
         with tempfile.TemporaryDirectory() as folder:
-            ftm, figures = firmware_run(graph, forced, Path(folder))
+            ftm, figures = firmware_run(device, graph, forced, Path(folder))
         rows.append([features(ftm.plan, ftm.packed)[name] for name in FEATURES])
         counts.append(figures["instructions"])
         stacks.append(figures["ram.stack"])
-        codes.add(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
-        statics.add(figures["ram.static"])
-    matrix, wanted = np.array(rows, float), np.array(counts, float)
-    fitted = fit(matrix, wanted)
-    worst = float(np.abs(matrix @ fitted / wanted - 1).max())
-    board = {"code": round(sum(codes) / len(codes)), "static": max(statics)}
-    print(
-        f"board code {min(codes)} to {max(codes)} bytes, static {sorted(statics)}, stack {min(stacks)} to {max(stacks)}"
-    )
-    coefficients = {name: round(float(value), 3) for name, value in zip(FEATURES, fitted, strict=True)}
-    return board, max(stacks), coefficients, worst
+        codes.append(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
+        statics.append(figures["ram.static"])
+    said = f"code {min(codes)} to {max(codes)}, static {max(statics)}, stack {min(stacks)} to {max(stacks)}"
+    print(f"{device.id:<12} {said}, {sum(counts):,} instructions", flush=True)
+    distinct = sorted(set(codes))
+    code = round(sum(distinct) / len(distinct))
+    return BoardRuns(code, max(statics), max(stacks), np.array(rows, float), np.array(counts, float))
+
+
+def instruction_plan(runs: BoardRuns) -> dict[str, float]:
+    """Instructions of each step, from counted runs."""
+    fitted = fit(runs.steps, runs.counts)
+    worst = float(np.abs(runs.steps @ fitted / runs.counts - 1).max())
+    plan = {name: round(float(value), 3) for name, value in zip(FEATURES, fitted, strict=True)}
+    print(f"instruction plan: {len(runs.counts)} runs, largest deviation {100 * worst:.1f} %: {plan}")
+    return plan
 
 
 def table() -> dict[str, Any]:
     """The whole content of sizes.json."""
-    board, stack, instructions, worst = measure_board()
-    print(f"instruction plan: {len(networks())} runs, largest deviation {100 * worst:.1f} %: {instructions}")
     cpus: dict[str, Any] = {}
+    boards: dict[str, Any] = {}
     for name, compiler in CPUS.items():
         cpus[name] = {"compiler": compiler_name(compiler), "parts": parts(compiler), "stack": None, "instructions": {}}
         print(f"{name:<14}", cpus[name]["parts"])
-    cpus["cortex-m4"] |= {"stack": stack, "instructions": instructions}
-    return {"cpus": cpus, "boards": {BOARD: board}}
+    for device in BOARDS.values():
+        row = cpus[table_cpu(device.cpu)]
+        runs = measure_board(device, few_networks() + (networks() if device.id == FITTED else []), row["parts"])
+        boards[device.id] = {"code": runs.code, "static": runs.static}
+        row["stack"] = runs.stack
+        if device.id == FITTED:
+            row["instructions"] = instruction_plan(runs)
+    return {"cpus": cpus, "boards": boards}
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float]:

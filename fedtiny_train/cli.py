@@ -29,6 +29,7 @@ EXAMPLES = """\
 examples:
   fedtiny-train
   fedtiny-train --density 0.05 --seed 1 --out runs/five-percent
+  fedtiny-train --flash-budget 8K                     FedPack, width and density chosen to fill 8 kB of flash
   fedtiny-train --method random --density 0.05        a random mask, for comparison
   fedtiny-train --data my.npz --clients 20 --partition dirichlet:0.3 --workers 2
   fedtiny-train runs/five-percent/config.toml --rounds 100
@@ -133,6 +134,7 @@ def _train(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     flags = {k: v for k, v in vars(given).items() if k not in ("config", "out", "resume", "json", "sweep")}
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("fedtiny_train").setLevel(logging.INFO)
     if given.sweep is not None:
         return _sweep(given, flags)
     try:

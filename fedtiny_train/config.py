@@ -137,6 +137,7 @@ def check(config: Config) -> None:
     if config.train.batch == 1 and settle(config).model.norm == "batch":
         raise ValueError("batch is 1, and batch norm needs two samples; use --norm running or scaled, or --batch 2")
     _check_server(config.server)
+    _check_budget(config)
     if config.train.method == "fedavg" and config.train.density not in (0.0, 1.0):
         raise ValueError(
             f"density is {config.train.density}, but fedavg keeps every weight; "
@@ -149,6 +150,33 @@ def check(config: Config) -> None:
             "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "
             "nothing of a flow; use --norm batch or running, or --method erk"
         )
+
+
+def _check_budget(config: Config) -> None:
+    options = config.train
+    if not options.flash_budget and not options.target:
+        return
+    if options.flash_budget:
+        read_bytes(options.flash_budget)
+        if options.target:
+            raise ValueError("flash_budget and target both say how large the model may be; leave out one of the two")
+    if options.density and (config.model.width or ":" in config.model.model):
+        raise ValueError("density and width decide how large the model is; leave out one, or flash_budget and target")
+    if options.method in ("fedavg-small", "adp"):
+        hint = "; a dense network that fills it is --method fedavg" if options.method == "fedavg-small" else ""
+        raise ValueError(f"{options.method} takes no flash_budget and no target: give its width and density{hint}")
+
+
+def read_bytes(text: str) -> int:
+    """Read `24576`, `24K` or `1.5M`; K is 1024. Raise ValueError on anything else."""
+    factor = {"K": 1024, "M": 1024**2}.get(text[-1:].upper(), 1)
+    try:
+        found = float(text if factor == 1 else text[:-1]) * factor
+    except ValueError:
+        found = 0.0
+    if not 1 <= found < 2**40:
+        raise ValueError(f"flash_budget is {text!r}; give bytes, as in 24576, 24K or 1.5M")
+    return int(found)
 
 
 def _check_adp(config: Config) -> None:
@@ -164,15 +192,17 @@ def _check_adp(config: Config) -> None:
 def settle(config: Config) -> Config:
     """Fill in what an option leaves to the method or the network, so that config.toml says what was run."""
     own = {"fedavg": 1.0, "adp": 1.0 if config.adp.threshold else 0.49}
-    density = config.train.density or own.get(config.train.method, 0.1)
-    width = config.model.width or WIDTHS.get(config.model.model, 0)
+    budgeted = bool(config.train.flash_budget or config.train.target)
+    method = config.train.method if config.train.method != "auto" else "fedpack" if budgeted else "fedtiny"
+    density = config.train.density or (0.0 if budgeted else own.get(method, 0.1))
+    width = config.model.width or (0 if budgeted else WIDTHS.get(config.model.model, 0))
     norm, dropped = config.model.norm, config.model.activation_pruning
     if norm == "auto":
-        norm, dropped = ("scaled", dropped or 0.7) if config.train.method == "fedmef" else ("batch", dropped)
+        norm, dropped = ("scaled", dropped or 0.7) if method == "fedmef" else ("batch", dropped)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, width=width, norm=norm, activation_pruning=dropped),
-        train=dataclasses.replace(config.train, density=density),
+        train=dataclasses.replace(config.train, method=method, density=density),
     )
 
 

@@ -140,10 +140,18 @@ class ModelOptions:
 class TrainOptions:
     """Federated training, the same for every method."""
 
-    method: str = option("fedtiny", "what decides which weights live", choices=tuple(METHODS))
+    method: str = option(
+        "auto",
+        "what decides which weights live; auto is fedpack where flash_budget or target is given, else fedtiny",
+        choices=("auto", *METHODS),
+    )
     density: float = option(
         0.0, "kept weights / prunable weights; 0 is the method's own: 0.1, for fedavg 1, for adp 0.49", low=0, high=1
     )
+    flash_budget: str = option(
+        "", "bytes of flash the model may take, as 24576 or 24K: decides on density and width, those that are not given"
+    )
+    target: str = option("", "board that the model must fit, flash and RAM; decides the same")
     rounds: int = option(100, "rounds of federated training", low=1)
     local_epochs: int = option(2, "passes of a client over its data in a round", low=1)
     participation: float = option(1.0, "share of the clients that take part in a round", above=0, high=1)
@@ -201,6 +209,8 @@ class FedPackOptions:
     server_momentum: float = option(0.0, "momentum of the server's steps", low=0, high=0.99)
     average_last: float = option(0.0, "share of the rounds, the last ones, whose weights are averaged", low=0, high=1)
     clear_dead_ends: bool = option(True, "drop first the weights that no path from input to output uses")
+    weigh_growth: bool = option(True, "weigh gradients by the batch-norm deviation before the greatest grow")
+    press: bool = option(False, "press the weights about to be pruned towards zero first (FedMef's extrusion)")
     global_share: float = option(0.0, "part of the kept weights that all layers compete for", low=0, high=1)
 
 

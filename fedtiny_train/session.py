@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fedtiny_train import models, trace
 from fedtiny_train.activations import held
+from fedtiny_train.budget import within
 from fedtiny_train.client import LocalSpec
 from fedtiny_train.config import fault_rates
 from fedtiny_train.cost import Network
@@ -116,7 +117,7 @@ def _started(config: Config, federation: Federation, local: LocalSpec) -> Engine
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
-    spec = models.choose(config.model, dataset.shape, len(dataset.class_names))
+    config, spec = within(config, models.choose(config.model, dataset.shape, len(dataset.class_names)))
     facts = setting(config, spec)
     spec = facts.spec  # a method may train another width than the one asked for
     federation = deal(dataset, config.data, config.run.seed)

@@ -15,17 +15,9 @@ from .assets import asset_root
 
 # Boards name their exact core; the table has one row for cores that run the same instructions.
 _TABLE_CPU = {
-    "cortex-m0": "cortex-m0",
     "cortex-m0plus": "cortex-m0",
-    "cortex-m3": "cortex-m4",
-    "cortex-m4": "cortex-m4",
     "cortex-m4f": "cortex-m4",
-    "cortex-m7": "cortex-m4",
-    "cortex-m33": "cortex-m33",
-    "rv32imc": "rv32imc",
-    "xtensa-lx6": "xtensa-lx106",
-    "xtensa-lx7": "xtensa-lx106",
-    "xtensa-lx106": "xtensa-lx106",
+    "xtensa-lx7": "xtensa-lx6",
 }
 _SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
 _CONVS = (Kernel.CONV_DENSE, *_SPARSE)
@@ -39,7 +31,7 @@ class CodeSizes:
     compiler: str
     stand_in: bool
     parts: dict[str, int]
-    stack_bytes: int
+    stack_bytes: int | None
     instructions: dict[str, float]
 
     def kernel_bytes(self) -> dict[Kernel, int]:
@@ -65,10 +57,15 @@ class BoardSizes:
     static: int
 
 
+def table_cpu(cpu: str) -> str:
+    """The name under which the table has a board's CPU, if it has it."""
+    return _TABLE_CPU.get(cpu, cpu)
+
+
 def load_code_sizes(cpu: str) -> CodeSizes | None:
     """The row for a board's CPU, or None if there is none."""
     table = json.loads((asset_root() / "firmware" / "sizes.json").read_text())["cpus"]
-    name = _TABLE_CPU.get(cpu, cpu)
+    name = table_cpu(cpu)
     if name not in table:
         return None
     row = table[name]

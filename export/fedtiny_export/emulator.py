@@ -164,8 +164,9 @@ def _call(command: Sequence[str], fault: str, folder: Path) -> None:
     if done.returncode == 0:
         return
     text = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
-    if "nano.specs" in text or "string.h: No such file" in text:
-        raise ToolMissingError("the compiler has no C library: install the Debian package libnewlib-arm-none-eabi")
+    if "cannot read spec file" in text or "string.h: No such file" in text:
+        packages = PACKAGES.get(Path(command[0]).name, "of its C library")
+        raise ToolMissingError(f"the compiler has no C library: install the Debian packages {packages}")
     overflows = dict(re.findall(r"region [`'](\w+)' overflowed by (\d+) bytes", text))
     if overflows:
         said = ", ".join(f"{int(size):,} bytes too many in {region}" for region, size in overflows.items())

@@ -33,7 +33,14 @@ WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as al
 COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
 C_FLAGS = ("-std=c99",)
 CXX_FLAGS = ("-std=gnu++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")
-LINK_FLAGS = ("-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
+LINK_FLAGS = ("-nostartfiles", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
+LINKER_SCRIPT = "board.ld"
+# The folders under firmware/boards with an emulated board's start-up code, by its compiler.
+BOARD_FAMILIES = {
+    "arm-none-eabi-": "cortex-m",
+    "riscv64-unknown-elf-": "riscv",
+    "xtensa-lx106-elf-": "xtensa",
+}
 
 _KERNEL_ROW = Template("    [FT_KERNEL_${upper}] = &ft_kernel_${lower},")
 
@@ -104,11 +111,11 @@ def build_settings(device: Device) -> BuildSettings:
     return BuildSettings(
         toolchain=device.emulator.toolchain,
         cflags=device.emulator.cflags,
-        compile_flags=COMPILE_FLAGS,
+        compile_flags=COMPILE_FLAGS + _word_flash_flags(device),
         c_flags=C_FLAGS,
         cxx_flags=CXX_FLAGS,
         link_flags=LINK_FLAGS + symbols,
-        linker_script=f"{board_family(device)}.ld",
+        linker_script=LINKER_SCRIPT,
     )
 
 
@@ -119,13 +126,19 @@ def stack_bytes(device: Device) -> int:
     return device.reserve.stack_bytes
 
 
-def board_family(device: Device) -> str:
-    """The folder under `firmware/boards` with an emulated board's start-up code: its machine's first word."""
+def board_folders(device: Device) -> tuple[Path, ...]:
+    """The folders with an emulated board's start-up code: what all have in common, and its family's."""
     assert device.emulator is not None, f"{device.id} is not an emulated board"
-    family = device.emulator.machine.split("-")[0]
-    if not (asset_root() / "firmware" / "boards" / family / f"{family}.ld").is_file():
-        raise FedtinyError(f"{device.id}: no start-up code for machine {device.emulator.machine} in firmware/boards")
-    return family
+    toolchain = device.emulator.toolchain
+    if toolchain not in BOARD_FAMILIES:
+        known = ", ".join(BOARD_FAMILIES)
+        raise FedtinyError(f"{device.id}: no start-up code for toolchain {toolchain}; there is some for {known}")
+    boards = asset_root() / "firmware" / "boards"
+    return boards / "common", boards / BOARD_FAMILIES[toolchain]
+
+
+def _word_flash_flags(device: Device) -> tuple[str, ...]:
+    return ("-DFT_MODEL_WORDS_ONLY=1",) if device.cpu in WORD_FLASH_CPUS else ()
 
 
 def selftest_vectors(input_bytes: int, output_bytes: int, available: int) -> int:
@@ -313,14 +326,14 @@ def _library_json(manifest: Path, device: Device) -> bytes:
     if device.emulator is not None:
         library["build"]["libArchive"] = False  # objects, as the direct build links them
     if device.cpu in WORD_FLASH_CPUS:
-        library["build"]["flags"] = ["-DFT_MODEL_WORDS_ONLY=1"]
+        library["build"]["flags"] = [*_word_flash_flags(device)]
     return _json_bytes(library)
 
 
 def _emulator_files(device: Device) -> dict[PurePosixPath, bytes]:
     """The board's start-up code, and its JSON for PlatformIO."""
-    boards = asset_root() / "firmware" / "boards"
-    files = {PurePosixPath(SUPPORT) / path: content for path, content in _files(boards / board_family(device))}
+    found = [file for folder in board_folders(device) for file in _files(folder)]
+    files = {PurePosixPath(SUPPORT) / path: content for path, content in found}
     files[PurePosixPath("platforms/fedtiny_emulator/boards") / f"{device.id}.json"] = _json_bytes(_board(device))
     return files
 

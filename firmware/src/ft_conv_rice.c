@@ -53,7 +53,7 @@ static ft_status_t check(const ft_context_t *context) {
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24) || state.conv.weight_bytes < 8u) return FT_ERROR_FORMAT;
     rice_stream_t stream = {ft_words_at(context->model, state.conv.weights), 8u, 0u, 0u};
-    stream.low = stream.words[0] & 0xFFu;
+    stream.low = ft_byte(stream.words, 0u);
     if (stream.low > MAX_LOW_BITS) return FT_ERROR_FORMAT;
     uint32_t weights = state.weights * context->output.channels, end = state.weights, taps = 0;
     uint32_t words = state.conv.weight_bytes / 4u;
@@ -71,7 +71,7 @@ static ft_status_t check(const ft_context_t *context) {
 FT_HOT static void pass(ft_conv_state_t *state) {
     rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u, 0u};
     uint32_t channels = state->context->output.channels, start = 0;
-    stream.low = stream.words[0] & 0xFFu;
+    stream.low = ft_byte(stream.words, 0u);
     uint32_t value = next_gap(&stream);
     for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
         uint32_t *list = ft_conv_list(state), *to = list, end = start + state->weights;

@@ -37,10 +37,11 @@ static inline const uint32_t *ft_words_at(const ft_model_t *model, uint32_t offs
     return model->words + offset / 4u;
 }
 
-/* Byte `index` of a word-aligned stream: the one place where model bytes narrower than a word are read. */
+/* Byte `index` of a word-aligned stream: the one place where model bytes narrower than a word are read. Volatile keeps
+ * a compiler that wants one byte only from loading no more. */
 static inline uint8_t ft_byte(const uint32_t *words, uint32_t index) {
 #if FT_MODEL_WORDS_ONLY
-    return (uint8_t)(words[index / 4u] >> (8u * (index % 4u)));
+    return (uint8_t)(*(const volatile uint32_t *)(words + index / 4u) >> (8u * (index % 4u)));
 #else
     return ((const uint8_t *)words)[index];
 #endif

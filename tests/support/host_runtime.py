@@ -18,25 +18,25 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 @cache
-def program(*defines: str) -> Path:
-    """Compile the runtime with every kernel into one program."""
+def program(*flags: str, main: str = "host.c") -> Path:
+    """Compile the runtime with every kernel into one program; `-m32` makes it one of 32 bits."""
     folder = Path(tempfile.mkdtemp(prefix="fedtiny-host-"))
-    sources = [*sorted((ROOT / "firmware/src").rglob("*.c")), ROOT / "tests/firmware/host.c"]
+    sources = [*sorted((ROOT / "firmware/src").rglob("*.c")), ROOT / "tests/firmware" / main]
     include = f"-I{ROOT / 'firmware/include'}"
     subprocess.run(
-        ["gcc", *FLAGS, *SANITIZERS, *defines, include, *map(str, sources), "-o", str(folder / "host")],
+        ["gcc", *FLAGS, *SANITIZERS, *flags, include, *map(str, sources), "-o", str(folder / "host")],
         check=True,
     )
     return folder / "host"
 
 
-def run(model: bytes, inputs: np.ndarray, *defines: str) -> tuple[int, int, bytes]:
+def run(model: bytes, inputs: np.ndarray, *flags: str) -> tuple[int, int, bytes]:
     """Return the status of opening `model`, its arena size, and the outputs for all inputs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "m.ftm").write_bytes(model)
         (folder / "x").write_bytes(np.ascontiguousarray(inputs, np.int8).tobytes())
-        arguments = [str(program(*defines)), str(folder / "m.ftm"), str(folder / "x"), str(folder / "y")]
+        arguments = [str(program(*flags)), str(folder / "m.ftm"), str(folder / "x"), str(folder / "y")]
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
         if done.returncode != 0:
             raise AssertionError(f"the runtime ended with {done.returncode}: {done.stderr[-2000:]}")

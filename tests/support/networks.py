@@ -160,6 +160,21 @@ def streamed(seed: int, density: float = 1.0, shape=(16, 16, 3), width: int = 8)
     return b.int8()
 
 
+def every_shape() -> Graph:
+    """Layers of every shape that the kernels tell apart: odd channels and widths, strides, a window of one pixel,
+    clamped outputs, rows handed on, and a dense layer."""
+    b = Builder((9, 11, 3), 7, 0.5)
+    first = b.conv(4)
+    b.conv(5)
+    b.conv(4, low=None)
+    b.add(Op.ADD, b.last, first, low=0.0)
+    b.conv(7, stride=2)
+    b.conv(6, 1, high=0.4)
+    b.conv(8, 3, 1, (0, 0, 0, 0), low=None)
+    b.dense(6)
+    return b.int8(-2.0, 2.0)
+
+
 def ic01(density: float, seed: int = 0) -> Graph:
     """MLPerf Tiny's image classification network with random weights, the first convolution dense."""
     b = Builder((32, 32, 3), seed)

@@ -149,10 +149,10 @@ def test_a_second_run_of_a_day_gets_a_name_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     day = datetime.date(2030, 1, 2)
-    first = default_out(Config(), day)
+    first = default_out(settle(Config()), day)
     assert str(first) == "runs/2030-01-02-fedtiny-digits"
     first.mkdir(parents=True)
-    assert default_out(Config(), day).name == "2030-01-02-fedtiny-digits-2"
+    assert default_out(settle(Config()), day).name == "2030-01-02-fedtiny-digits-2"
 
 
 def test_abbreviations_are_not_guessed():

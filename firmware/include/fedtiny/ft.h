@@ -51,11 +51,13 @@ const int8_t *ft_output(const ft_model_t *model);
 size_t ft_input_bytes(const ft_model_t *model);
 size_t ft_output_bytes(const ft_model_t *model);
 
-/* Run the whole network. FT_OK, or FT_ERROR_ARENA if no arena is bound. */
+/* Run the whole network, from the first operator whatever ft_step has done before. FT_OK, or FT_ERROR_ARENA if no
+ * arena is bound; then nothing is written. */
 ft_status_t ft_invoke(ft_model_t *model);
 
 /* Run one operator, or a few that hand rows to one another: FT_OK while there are more, FT_DONE after the last; the
- * next call starts over. */
+ * next call starts over, as the first after ft_bind does. Nothing may be written to the arena between a call that
+ * returned FT_OK and the next. FT_ERROR_ARENA if no arena is bound; then nothing is written. */
 ft_status_t ft_step(ft_model_t *model);
 
 /* The kernels this firmware links, indexed by FT_KERNEL_*; a null entry is a kernel left out. Exactly one

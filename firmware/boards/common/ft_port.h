@@ -11,10 +11,7 @@
 extern "C" {
 #endif
 
-/* Called once, before main. */
-void ft_port_start(void);
-
-/* Write one character, or a text, to the serial port. */
+/* Write one character, or a text, where the emulator shows it. */
 void ft_port_put(char character);
 void ft_port_text(const char *text);
 

@@ -1,13 +1,9 @@
-/* The emulated board has more memory than the part it stands for, and never faults beyond it. The memory
- * protection unit does: flash can be read and run, RAM be read and written, and nothing else exists. */
-#include <stdint.h>
-
+/* An emulated board has more memory than the part it stands for, and some never fault beyond it. The memory
+ * protection unit of Armv7-M does: flash can be read and run, RAM be read and written, and nothing else exists. */
+#include "ft_board.h"
 #include "ft_port.h"
 
-/* Set by the linker (--defsym); the value is the address. */
-extern const char FT_FLASH_START[], FT_FLASH_SIZE[], FT_RAM_START[], FT_RAM_SIZE[];
-
-void ft_mpu_enable(void);
+#if __ARM_ARCH == 7
 
 #define MPU_CTRL (*(volatile uint32_t *)0xE000ED94u)
 #define MPU_RNR (*(volatile uint32_t *)0xE000ED98u)
@@ -40,11 +36,12 @@ static uint32_t cover(uint32_t region, uint32_t start, uint32_t size, uint32_t a
     return region;
 }
 
-void ft_mpu_enable(void) {
+void ft_board_limit(void) {
     uint32_t region = cover(0u, (uint32_t)FT_FLASH_START, (uint32_t)FT_FLASH_SIZE, READ_ONLY);
-    region = cover(region, (uint32_t)FT_RAM_START, (uint32_t)FT_RAM_SIZE, READ_WRITE | NO_EXECUTE);
-    (void)cover(region, 0x40000000u, 0x20000000u, READ_WRITE | NO_EXECUTE); /* peripherals */
-    SHCSR |= 7u << 16;                                                      /* memory, bus and usage faults */
+    (void)cover(region, (uint32_t)FT_RAM_START, (uint32_t)FT_RAM_SIZE, READ_WRITE | NO_EXECUTE);
+    SHCSR |= 7u << 16; /* memory, bus and usage faults */
     MPU_CTRL = 1u;
     __asm__ volatile("dsb\n isb");
 }
+
+#endif

@@ -1,0 +1,215 @@
+"""Every emulated board: it builds, runs, gives the reference's bytes, keeps to its memory and to its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fedtiny_export import reference
+from fedtiny_export.abi import Kernel
+from fedtiny_export.cli import check_main, export_main
+from fedtiny_export.devices import all_devices, load_device
+from fedtiny_export.elf import read_image
+from fedtiny_export.emulator import PACKAGES, Firmware, build, run
+from fedtiny_export.errors import FedtinyError
+from fedtiny_export.export import make_artifacts
+from fedtiny_export.ftm import write_ftm
+from fedtiny_export.project import board_folders, build_settings
+from networks import CONV_KERNELS, every_shape, samples
+from runs import make_run
+from small_project import STRICT, artifacts, write_export
+
+BOARDS = [device.id for device in all_devices() if device.emulator]
+DSP = ["qemu-m4", "qemu-m7", "qemu-m33", "qemu-m55"]
+
+# What a forbidden access ends with: 100 and the exception's number.
+HARD_FAULT, MEMORY_FAULT, STORE_FAULT, BUS_ERROR = 103, 104, 107, 115
+# Stores that must not be possible. Two boards can write their flash, and one has RAM beyond its own.
+FORBIDDEN = {
+    "qemu-m0": (HARD_FAULT, {"beyond RAM": 0x2000_4000, "below RAM": 0x1FFF_FFFC, "unaligned": 0x2000_3001}),
+    "qemu-m3": (MEMORY_FAULT, {"beyond RAM": 0x2001_0000, "below RAM": 0x1FFF_FFFC, "flash": 0x200}),
+    "qemu-m4": (MEMORY_FAULT, {"beyond RAM": 0x2003_0000, "below RAM": 0x1FFF_FFFC, "flash": 0x200}),
+    "qemu-m7": (MEMORY_FAULT, {"beyond RAM": 0x2008_0000, "below RAM": 0x1FFF_FFFC, "flash": 0x200}),
+    "qemu-m33": (MEMORY_FAULT, {"beyond RAM": 0x3804_0000, "below RAM": 0x37FF_FFFC, "flash": 0x1000_0200}),
+    "qemu-m55": (MEMORY_FAULT, {"beyond RAM": 0x3004_0000, "below RAM": 0x2FFF_FFFC, "flash": 0x200}),
+    "qemu-rv32": (STORE_FAULT, {"beyond RAM": 0x8046_4000, "below flash": 0x7FFF_FFFC, "flash": 0x8000_0200}),
+    "qemu-xtensa": (BUS_ERROR, {"below RAM": 0x3FF3_FFFC, "beyond flash": 0x4030_0000}),
+}
+
+
+@pytest.fixture(params=BOARDS)
+def board(request, need_tool) -> str:
+    device = load_device(request.param)
+    for tool in (f"{device.emulator.toolchain}gcc", device.emulator.program):
+        need_tool(tool, PACKAGES[tool])
+    return request.param
+
+
+def call(main, *arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
+
+
+def figures(folder: Path) -> dict[tuple[str, str], int]:
+    report = json.loads((folder / "report.json").read_text())
+    return {(f["name"], f["source"]): f["value"] for f in report["figures"]}
+
+
+def test_every_processor_is_there():
+    assert {load_device(name).cpu.removesuffix("f") for name in BOARDS} == {
+        *("cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "rv32imc", "xtensa-lx106")
+    }
+    assert set(FORBIDDEN) == set(BOARDS)
+
+
+def test_an_export_is_built_run_and_compared_with_its_plan(board, tmp_path):
+    run_folder = make_run(tmp_path / "run", seed=3, density=0.2)
+    assert call(export_main, run_folder, "--target", board, "--out", tmp_path / "out") == 0
+    assert call(check_main, tmp_path / "out") == 0
+    found = figures(tmp_path / "out")
+    planned = {name: value for (name, source), value in found.items() if source == "planned"}
+    for name in ("flash.model", "flash.selftest", "flash.labels", "ram.arena", "ram.static", "ram.total"):
+        assert found[name, "measured-elf"] == planned[name], name
+    # code depends on the numbers of the model that main and the report name: a few words
+    assert abs(found["flash.code", "measured-elf"] - planned["flash.code"]) <= 64
+    assert abs(found["flash.total", "measured-elf"] - planned["flash.total"]) <= 64
+    assert 0 <= planned["ram.stack"] - found["ram.stack", "measured-run"] <= 64
+    assert found["instructions", "measured-run"] > 10_000
+    assert (planned["instructions"] is None) == (board != "qemu-m4")
+
+
+def forced_to(kernel: Kernel) -> dict[Kernel, int]:
+    return {other: 0 if other is kernel else 1 << 30 for other in Kernel}
+
+
+@pytest.mark.parametrize("flags", [("-m32",), ("-m32", "-DFT_MODEL_WORDS_ONLY=1")], ids=lambda flags: " ".join(flags))
+@pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
+def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runtime):
+    """That of 64 bits is what tests/export compares with TFLite Micro."""
+    if platform.machine() != "x86_64":
+        pytest.skip("this processor has no other word size")
+    graph = every_shape()
+    inputs = samples(graph, 20)
+    status, _, outputs = host_runtime.run(write_ftm(graph, forced_to(forced)).data, inputs, *flags)
+    assert status == 0
+    assert outputs == reference.run(graph, inputs).tobytes()
+
+
+@pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
+def test_every_encoding_gives_the_reference_s_bytes(board, forced, tmp_path):
+    graph = every_shape()
+    ftm = write_ftm(graph, forced_to(forced))
+    inputs = samples(graph, 20)
+    outputs = reference.run(graph, inputs)
+    assert len(np.unique(outputs)) > 40
+    labels = tuple(str(index) for index in range(outputs[0].size))
+    made = make_artifacts(graph, ftm, b"", inputs, outputs, labels)
+    write_export(tmp_path, board, made)
+    device = load_device(board)
+    firmware = build(tmp_path, device)
+    result = run(firmware, read_image(firmware.elf, device), device, made.golden_inputs, made.output.elements)
+    assert result.exit_code == 0, result.text
+    assert result.outputs == made.golden_outputs.tobytes()
+    assert len(result.counts) == 20
+
+
+def test_the_twin_for_signal_processing_is_linked_where_there_is_one(board, tmp_path):
+    write_export(tmp_path, board)
+    elf = build(tmp_path, load_device(board)).elf
+    command = [f"{load_device(board).emulator.toolchain}objdump", "-d", str(elf)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert ("smlad" in shown) == (board in DSP)
+    assert ("smmlar" in shown) == (board in DSP)
+
+
+POKE = "static const volatile uint32_t where[2] = {0x5EEDF00Du, 0x5EEDF11Du};"
+DEEP = "static int deep(int n) { volatile char pad[64]; pad[0] = (char)n; return n == 0 ? 0 : deep(n - 1) + pad[0]; }"
+POKED = "    if (where[0] == 1u) return deep(1000);\n    if (where[0] != 2u) *(volatile uint32_t *)where[0] = 1u;\n"
+
+
+def poked(folder: Path, board: str, address: int) -> tuple[int, str]:
+    """Run a firmware that stores to an address; 1 overflows the stack instead, 2 does neither."""
+    device, made = load_device(board), artifacts()
+    elf = folder / ".fedtiny" / "firmware.elf"
+    if not elf.is_file():
+        main = folder / "src" / "main.c"
+        start = "int main(void) {\n"
+        main.write_text(main.read_text().replace(start, f"{POKE}\n{DEEP}\n{start}{POKED}"))
+        build(folder, device)
+    original = elf.read_bytes()
+    assert original.count((0x5EEDF00D).to_bytes(4, "little")) == 1
+    changed = folder / "changed.elf"
+    changed.write_bytes(original.replace((0x5EEDF00D).to_bytes(4, "little"), address.to_bytes(4, "little")))
+    result = run(
+        Firmware(changed, elf), read_image(changed, device), device, made.golden_inputs[:1], made.output.elements
+    )
+    return result.exit_code, result.text
+
+
+def test_memory_ends_where_the_part_s_does(board, tmp_path):
+    write_export(tmp_path, board)
+    assert poked(tmp_path, board, 2)[0] == 0
+    region = load_device(board).region_for("arena")
+    assert poked(tmp_path, board, region.end - 4)[0] == 0, "the last word of RAM can be used"
+    code, places = FORBIDDEN[board]
+    for place, address in places.items():
+        ended, text = poked(tmp_path, board, address)
+        assert ended == code, f"{place}: {ended} {text}"
+        assert f"FAULT exception={code - 100:08x}" in text
+        if board != "qemu-m0":  # which does not know where it failed
+            assert f"address={address:08x}" in text, place
+
+
+def test_a_stack_overflow_never_reaches_variables(board, tmp_path):
+    write_export(tmp_path, board)
+    ended, text = poked(tmp_path, board, 1)
+    assert 100 < ended < 120, text
+    assert "FAULT exception=" in text
+
+
+def test_no_access_is_unaligned_and_an_esp8266_reads_its_flash_by_words(board, tmp_path, need_tool):
+    """QEMU lets most boards do both; the parts they stand for do not."""
+    need_tool("gcc", "gcc")
+    device, made = load_device(board), artifacts()
+    write_export(tmp_path, board, made)
+    firmware = build(tmp_path, device)
+    image = read_image(firmware.elf, device)
+    plugin, source = tmp_path / "accesses.so", Path(__file__).parent / "accesses.c"
+    subprocess.run(
+        ["gcc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(plugin)], check=True
+    )
+    model = next(section for section in image.sections if section.name == ".ft_model")
+    places = f"from={model.address:x},to={model.address + model.size:x}"
+    command = [*device.emulator.command(str(firmware.elf)), "-plugin", f"{plugin},out={tmp_path / 'out'},{places}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    accesses, unaligned, narrow = map(int, (tmp_path / "out").read_text().split())
+    assert accesses > 100_000
+    assert unaligned == 0
+    assert (narrow == 0) == (board == "qemu-xtensa")
+
+
+def test_port_code_is_strict_c99(board, tmp_path):
+    write_export(tmp_path, board)
+    device = load_device(board)
+    emulator = dataclasses.replace(device.emulator, cflags=(*device.emulator.cflags, *STRICT))
+    build(tmp_path, dataclasses.replace(device, emulator=emulator))
+
+
+def test_a_toolchain_without_start_up_code_is_refused(tmp_path):
+    device = load_device("qemu-m4")
+    other = dataclasses.replace(device, emulator=dataclasses.replace(device.emulator, toolchain="avr-"))
+    with pytest.raises(FedtinyError, match=r"qemu-m4: no start-up code for toolchain avr-; there is some for arm-none"):
+        board_folders(other)
+
+
+def test_only_an_esp8266_is_compiled_to_read_words():
+    for name in BOARDS:
+        flags = build_settings(load_device(name)).compile_flags
+        assert ("-DFT_MODEL_WORDS_ONLY=1" in flags) == (name == "qemu-xtensa")

@@ -1,0 +1,57 @@
+"""Models that the fuzzer starts from, small ones of every kind: python tests/fuzz/seeds.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from fedtiny_export.abi import Kernel  # noqa: E402
+from fedtiny_export.ftm import write_ftm  # noqa: E402
+from fedtiny_export.ir import Op  # noqa: E402
+from networks import CONV_KERNELS, Builder, residual, streamed  # noqa: E402
+
+
+def vector(density: float) -> Builder:
+    """Dense layers only."""
+    b = Builder((1, 1, 12), 2, density)
+    b.dense(9)
+    b.dense(4)
+    return b
+
+
+def averaged() -> Builder:
+    """A strided convolution and a mean."""
+    b = Builder((5, 6, 3), 3, 0.5)
+    b.conv(4, stride=2, high=0.3)
+    b.add(Op.MEAN)
+    b.dense(3)
+    return b
+
+
+def seeds() -> dict[str, bytes]:
+    """Every network with every encoding."""
+    graphs = {
+        "residual": residual(1, 0.3, 0.2, (6, 6, 2), (3, 4)),
+        "streamed": streamed(1, 0.3, (10, 9, 2), 4),
+        "vector": vector(0.4).int8(),
+        "averaged": averaged().int8(),
+    }
+    return {
+        f"{name}-{kernel.name.lower()}": write_ftm(graph, {k: 0 if k is kernel else 1 << 30 for k in Kernel}).data
+        for name, graph in graphs.items()
+        for kernel in CONV_KERNELS
+    }
+
+
+def write_seeds(folder: Path) -> None:
+    """One file a seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in seeds().items():
+        (folder / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    write_seeds(Path(sys.argv[1]))
