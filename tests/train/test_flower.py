@@ -90,7 +90,9 @@ def test_a_node_is_given_its_own_clients_and_nothing_pickled(tmp_path):
         assert np.array_equal(found["x"], shards(4)[3].x)
 
 
-def test_the_client_half_answers_as_the_local_engine_does(tmp_path):
+def test_the_client_half_answers_as_the_local_engine_does(tmp_path, monkeypatch):
+    for name, value in flower.QUIET.items():
+        monkeypatch.setenv(name, value)
     apps = pytest.importorskip("fedtiny_train.engine.flower_apps")
     flower._fill(tmp_path, shards(3), LOCAL, 2, 1234, "key")
     state = models.initial_state(SPEC, 0)
