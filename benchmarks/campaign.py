@@ -60,7 +60,7 @@ def one(flags: Flags) -> Result:
         seconds = json.loads((run / "timing.json").read_text())["seconds"]
         clients = sorted(a for a in summary["accuracy_per_client"] if a is not None)
         worst = clients[: max(1, len(clients) // 10)]
-        result = {name: summary[name] for name in ("accuracy", "density", "nonzero", "weights", "cost")}
+        result = {name: summary[name] for name in ("accuracy", "width", "density", "nonzero", "weights", "cost")}
         return {
             "key": key(flags),
             **result,

@@ -13,7 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
+from fedtiny_train.options import Config
 from fedtiny_train.rounds import carry_out
 
 SEEDS = (0, 1, 2)

@@ -12,7 +12,8 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
+from fedtiny_train.options import Config
 from fedtiny_train.rounds import carry_out
 
 SEEDS = (0, 1, 2)

@@ -2,9 +2,10 @@
 
 Runs are kept in benchmarks/results/methods.jsonl and never repeated, so this can be stopped and gone on with:
 
-    python benchmarks/methods.py --data-dir DIR --jobs 2 [--only cifar --seeds 0 --densities 0.01]
+    python benchmarks/methods.py --data-dir DIR --jobs 2 [--only cifar --seeds 0 --densities 0.01] [--ablation]
 
-DIR holds cifar10_jpeg.npz and speech_commands.npz. Accuracy is that of the final round, never of the best one.
+With --ablation the rows are FedPack and what becomes of it with one part changed. DIR holds cifar10_jpeg.npz and
+speech_commands.npz. Accuracy is that of the final round, never of the best one.
 """
 
 from __future__ import annotations
@@ -63,17 +64,32 @@ METHODS: dict[str, dict[str, bool | int | float | str]] = {
     "random": {},
     "fl-pqsu": {},
 }
+# FedPack, then without one of its parts, then with one that is off.
+ABLATION: dict[str, dict[str, bool | int | float | str]] = {
+    "as it is": {},
+    "density from the start": {"start_density": 0.001},
+    "no class floor": {"class_floor": 0},
+    "growth not weighed": {"weigh_growth": False},
+    "dead ends stay": {"clear_dead_ends": False},
+    "start at 20 x": {"start_density": 0.2},
+    "extrusion": {"press": True},
+    "server momentum": {"server_momentum": 0.5},
+    "mean of the last fifth": {"average_last": 0.2},
+    "half of it by competition": {"global_share": 0.5},
+}
+Variants = dict[str, dict[str, bool | int | float | str]]
 
 
 def cases(
-    only: Sequence[str], densities: Sequence[float], seeds: Sequence[int]
+    only: Sequence[str], densities: Sequence[float], seeds: Sequence[int], variants: Variants
 ) -> Iterator[tuple[str, campaign.Flags]]:
     """Yield (row, flags), the cases that tell most first: seed by seed, density by density."""
     for seed in seeds:
         for density in densities:
             for data in only:
-                for name, extra in METHODS.items():
-                    flags = {**SETTINGS[data], **COMMON, **extra, "method": name, "density": density, "seed": seed}
+                for name, extra in variants.items():
+                    method = name if name in METHODS else "fedpack"
+                    flags = {**SETTINGS[data], **COMMON, **extra, "method": method, "density": density, "seed": seed}
                     yield f"{data} {density:.0%} {name}", flags
 
 
@@ -104,9 +120,11 @@ def main() -> None:
     parser.add_argument("--densities", nargs="+", type=float, default=[0.01, 0.02, 0.05])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--ablation", action="store_true", help="FedPack part by part")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args()
-    rows = [r for r in cases(options.only, options.densities, options.seeds) if r[1]["method"] in options.methods]
+    variants = ABLATION if options.ablation else {name: METHODS[name] for name in options.methods}
+    rows = list(cases(options.only, options.densities, options.seeds, variants))
     todo = [flags | {"data": str(options.data_dir / str(flags["data"]))} for _, flags in rows]
     found = campaign.known(RESULTS) if options.table else campaign.carry_out(todo, RESULTS, options.jobs)
     table(found, rows)

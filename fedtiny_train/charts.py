@@ -6,7 +6,7 @@ Nothing here knows a run. `report` and `sweep_page` say what is shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -45,6 +45,7 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 .f6 { fill: var(--soft); background: var(--soft); }
 """
 COLOURS, SOFT = 6, 6
+Point = tuple[float, float, float, float]  # where, mean, least, most
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +208,43 @@ def mosaic(label: str, rows: Sequence[tuple[str, Sequence[float]]], columns: Seq
             if tile or rail:
                 parts.append(f"<g><title>{escape(tip)}</title>{rail}{tile}</g>")
     return svg(WIDTH, top + len(rows) * high + 2, label, "".join(parts))
+
+
+def spread(curves: Mapping[str, Sequence[Point]], axis: str, label: Callable[[float], str] = "{:.3g}".format) -> str:
+    """Draw accuracy with its spread against something else, which goes from left to right on a log scale."""
+    points = [point for curve in curves.values() for point in curve]
+    places = sorted({point[0] for point in points})
+    low = max(0.0, math.floor(min(point[2] for point in points) * 10 + 1e-9) / 10)
+    left, right = math.log(max(places[0], 1e-9)), math.log(max(places[-1], 1e-9))
+    if right - left < 1e-6:
+        left, right = left - 1, right + 1
+
+    def place(value: float) -> float:
+        return LEFT + 20 + (WIDTH - LEFT - RIGHT - 40) * (math.log(max(value, 1e-9)) - left) / (right - left)
+
+    def up(accuracy: float) -> float:
+        return BASE - (BASE - TOP) * (accuracy - low) / (1 - low) if low < 1 else BASE
+
+    parts = [mesh(1.0, ".0%", low), _places([(place(value), label(value)) for value in places], axis)]
+    for index, curve in enumerate(curves.values()):
+        colour, shift = index % COLOURS, 3 * (index - (len(curves) - 1) / 2)
+        line = " ".join(f"{place(value) + shift:.1f},{up(mean):.1f}" for value, mean, _, _ in curve)
+        parts.append(f'<polyline class="curve s{colour}" points="{line}"/>')
+        for value, mean, least, most in curve:
+            x = place(value) + shift
+            parts.append(
+                f'<line class="s{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{up(least):.1f}" y2="{up(most):.1f}"/>'
+            )
+            parts.append(f'<circle class="f{colour}" cx="{x:.1f}" cy="{up(mean):.1f}" r="3"/>')
+    drawing = svg(WIDTH, HEIGHT, f"accuracy against {axis}", "".join(parts))
+    return drawing + (legend([(name, i % COLOURS) for i, name in enumerate(curves)]) if len(curves) > 1 else "")
+
+
+def _places(places: Sequence[tuple[float, str]], axis: str) -> str:
+    """Write values below the axis, those that would overlap left out."""
+    parts, last = [], -100.0
+    for x, text in places:
+        if x - last > 40:
+            parts.append(f'<text x="{x:.1f}" y="{BASE + 18}" text-anchor="middle">{escape(text)}</text>')
+            last = x
+    return "".join(parts) + f'<text x="{WIDTH - RIGHT}" y="{BASE + 34}" text-anchor="end">{escape(axis)}</text>'

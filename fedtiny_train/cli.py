@@ -1,6 +1,6 @@
 """The command `fedtiny-train`: flags, progress on stderr, the result on stdout.
 
-Flags are made from the option tree of `config`. Nothing heavy is imported before the options have proven
+Flags are made from the tree of `options.py`. Nothing heavy is imported before the options have proven
 usable, so that --help and a mistyped flag answer at once.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from fedtiny_export.errors import FedtinyError, ToolMissingError, UsageError, nearest, run_command
 
-from fedtiny_train import config as options
-from fedtiny_train.config import Config
+from fedtiny_train.config import apply_flags, read_toml, settle
+from fedtiny_train.options import Config, options
 
 DESCRIPTION = """\
 Train a network on many clients' private data, prune it while it trains, and leave a run folder
@@ -29,6 +29,7 @@ EXAMPLES = """\
 examples:
   fedtiny-train
   fedtiny-train --density 0.05 --seed 1 --out runs/five-percent
+  fedtiny-train --flash-budget 8K                     FedPack, width and density chosen to fill 8 kB of flash
   fedtiny-train --method random --density 0.05        a random mask, for comparison
   fedtiny-train --data my.npz --clients 20 --partition dirichlet:0.3 --workers 2
   fedtiny-train runs/five-percent/config.toml --rounds 100
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--json", action="store_true", help="print the summary as JSON on stdout")
     groups: dict[str, Any] = {}
-    for section, item in options.options():
+    for section, item in options():
         if section not in groups:
             groups[section] = made.add_argument_group(f"[{section}]")
         flag = "--" + item.name.replace("_", "-")
@@ -110,15 +111,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _configure(given: argparse.Namespace, flags: dict[str, Any]) -> tuple[Config, Path]:
     """Return the options of a new or a resumed run, and its folder."""
     if given.resume is None:
-        start = options.read_toml(Path(given.config)) if given.config else Config()
-        made = options.settle(options.apply_flags(start, flags))
+        start = read_toml(Path(given.config)) if given.config else Config()
+        made = settle(apply_flags(start, flags))
         from fedtiny_train import runfolder
 
         out = given.out or runfolder.default_out(made, datetime.date.today())
         if out.exists():
             raise FedtinyError(f"{out} exists already; choose another --out, or go on with it: --resume {out}")
         return made, out
-    free = {item.name for _, item in options.options() if not item.metadata["recorded"]}
+    free = {item.name for _, item in options() if not item.metadata["recorded"]}
     extra = sorted(set(flags) - free)
     if given.config or given.out or extra:
         what = given.config or ("--out" if given.out else "--" + extra[0].replace("_", "-"))
@@ -126,13 +127,14 @@ def _configure(given: argparse.Namespace, flags: dict[str, Any]) -> tuple[Config
     from fedtiny_train import runfolder
 
     runfolder.check_unfinished(given.resume)
-    return options.apply_flags(options.read_toml(given.resume / "config.toml"), flags), given.resume
+    return apply_flags(read_toml(given.resume / "config.toml"), flags), given.resume
 
 
 def _train(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     flags = {k: v for k, v in vars(given).items() if k not in ("config", "out", "resume", "json", "sweep")}
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("fedtiny_train").setLevel(logging.INFO)
     if given.sweep is not None:
         return _sweep(given, flags)
     try:
@@ -161,8 +163,8 @@ def _sweep(given: argparse.Namespace, flags: dict[str, Any]) -> int:
 
     if given.resume is not None:
         raise UsageError("--resume goes on with one run; repeat the --sweep with its --out to go on with a sweep")
-    start = options.read_toml(Path(given.config)) if given.config else Config()
-    asked = sweep.read_sweep(given.sweep, options.apply_flags(start, flags))
+    start = read_toml(Path(given.config)) if given.config else Config()
+    asked = sweep.read_sweep(given.sweep, apply_flags(start, flags))
     out = given.out or Path("runs") / f"{datetime.date.today().isoformat()}-sweep"
     try:
         importlib.import_module("fedtiny_train.rounds")

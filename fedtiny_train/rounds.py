@@ -19,11 +19,12 @@ from fedtiny_export.errors import FedtinyError, UsageError
 
 from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
 from fedtiny_train.client import LocalSpec, batches, development_count, fit, prepare_torch, seed_dropout
-from fedtiny_train.config import Config, recorded
+from fedtiny_train.config import recorded
 from fedtiny_train.cost import DeviceCost
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import Orders, Outcome, Services, method
+from fedtiny_train.options import Config
 from fedtiny_train.robust import clipped, combined, combined_top, update_norm
 from fedtiny_train.seeds import rng
 from fedtiny_train.server import (

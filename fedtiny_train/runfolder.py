@@ -30,8 +30,9 @@ from fedtiny_export.untrusted import guarded, read_json_object, read_text
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from fedtiny_train.config import Config, Scalar, to_toml
+from fedtiny_train.config import Scalar, to_toml
 from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 
 LOG = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from fedtiny_train import models, trace
 from fedtiny_train.activations import held
+from fedtiny_train.budget import within
 from fedtiny_train.client import LocalSpec
-from fedtiny_train.config import Config, fault_rates
+from fedtiny_train.config import fault_rates
 from fedtiny_train.cost import Network
 from fedtiny_train.data import Federation, deal
 from fedtiny_train.data.dataset import Dataset
@@ -17,6 +18,7 @@ from fedtiny_train.engine import Engine
 from fedtiny_train.engine.faulty import Faulty
 from fedtiny_train.engine.local import start
 from fedtiny_train.methods import Setting, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import Answers, Check, Refusal, ask
 from fedtiny_train.wire import Message
 
@@ -107,7 +109,7 @@ def network_of(spec: models.ModelSpec) -> Network:
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
-    spec = models.choose(config.model, dataset.shape, len(dataset.class_names))
+    config, spec = within(config, models.choose(config.model, dataset.shape, len(dataset.class_names)))
     facts = setting(config, spec)
     spec = facts.spec  # a method may train another width than the one asked for
     federation = deal(dataset, config.data, config.run.seed)

@@ -20,8 +20,8 @@ from fedtiny_export.atomic import write_atomically
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 from fedtiny_export.untrusted import guarded, read_json_object
 
-from fedtiny_train import config as options
-from fedtiny_train.config import Config, Scalar
+from fedtiny_train.config import Scalar, apply_flags, read_toml, recorded, settle
+from fedtiny_train.options import Config, options
 
 Result = dict[str, Any]
 Progress = Callable[[Mapping[str, Any]], None]
@@ -54,14 +54,14 @@ def read_sweep(text: str, start: Config) -> Sweep:
         name = folder_name(flags)
         if name in runs:
             raise UsageError(f"--sweep has two runs named {name}; leave out values that differ in signs only")
-        runs[name] = options.settle(options.apply_flags(start, flags))
+        runs[name] = settle(apply_flags(start, flags))
         chosen[name] = flags
     return Sweep(values, runs, chosen)
 
 
 def read_values(text: str) -> dict[str, tuple[Scalar, ...]]:
     """Return the values of each swept option. They lie between commas, or bars where a value has commas."""
-    items = {item.name: item for _, item in options.options() if item.metadata["recorded"]}
+    items = {item.name: item for _, item in options() if item.metadata["recorded"]}
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -137,7 +137,7 @@ def _check_folder(sweep: Sweep, out: Path) -> None:
         raise FedtinyError(f"{out} is a run folder; choose another --out for the sweep")
     for name, config in sweep.runs.items():
         path = out / name / "config.toml"
-        if path.exists() and options.recorded(options.read_toml(path)) != options.recorded(config):
+        if path.exists() and recorded(read_toml(path)) != recorded(config):
             raise FedtinyError(f"{out / name} was run with other options; choose another --out, or remove it")
         if not path.exists() and path.parent.exists():
             raise FedtinyError(f"{out / name} exists and is no run folder; choose another --out, or remove it")

@@ -5,17 +5,15 @@ A single file like report.html, whose parts it is made of.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedtiny_train.charts import BASE, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, legend, mesh, svg, table
+from fedtiny_train.charts import Point, spread, table
 from fedtiny_train.display import size
 from fedtiny_train.report import document, section
 from fedtiny_train.sweep import grouped, mean_and_spread
 
 Result = Mapping[str, Any]
-Point = tuple[float, float, float, float]  # density, mean accuracy, least, greatest
 
 
 def page(results: Sequence[Result]) -> str:
@@ -24,7 +22,8 @@ def page(results: Sequence[Result]) -> str:
     parts = [section("All combinations", "Mean over the seeds, with the least and the greatest.", _table(results))]
     if len(failed) < len(results):
         text = "On the test set; a bar goes from the least to the greatest of the seeds. Density is on a log scale."
-        drawn = f'<div class="narrow">{plot(curves_of(results))}</div><p></p>'
+        drawing = spread(curves_of(results), "density")
+        drawn = f'<div class="narrow">{drawing}</div><p></p>'
         parts.insert(0, section("Accuracy against density", text, drawn))
     if failed:
         rows = [(one["name"], one["error"]) for one in failed]
@@ -41,46 +40,6 @@ def curves_of(results: Sequence[Result]) -> dict[str, list[Point]]:
         density = sum(run["density"] for run in runs) / len(runs)
         found.setdefault(name or "accuracy", []).append((density, *mean_and_spread([r["accuracy"] for r in runs])))
     return {name: sorted(points) for name, points in found.items()}
-
-
-def plot(curves: Mapping[str, Sequence[Point]]) -> str:
-    """Draw the curves, density from left to right on a log scale."""
-    points = [point for curve in curves.values() for point in curve]
-    densities = sorted({point[0] for point in points})
-    low = max(0.0, math.floor(min(point[2] for point in points) * 10 + 1e-9) / 10)
-    left, right = math.log(max(densities[0], 1e-9)), math.log(max(densities[-1], 1e-9))
-    if right - left < 1e-6:
-        left, right = left - 1, right + 1
-
-    def across(density: float) -> float:
-        return LEFT + 20 + (WIDTH - LEFT - RIGHT - 40) * (math.log(max(density, 1e-9)) - left) / (right - left)
-
-    def up(accuracy: float) -> float:
-        return BASE - (BASE - TOP) * (accuracy - low) / (1 - low) if low < 1 else BASE
-
-    parts = [mesh(1.0, ".0%", low), _densities(densities, across)]
-    for index, curve in enumerate(curves.values()):
-        colour, shift = index % COLOURS, 3 * (index - (len(curves) - 1) / 2)
-        line = " ".join(f"{across(d) + shift:.1f},{up(mean):.1f}" for d, mean, _, _ in curve)
-        parts.append(f'<polyline class="curve s{colour}" points="{line}"/>')
-        for density, mean, least, most in curve:
-            x = across(density) + shift
-            parts.append(
-                f'<line class="s{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{up(least):.1f}" y2="{up(most):.1f}"/>'
-            )
-            parts.append(f'<circle class="f{colour}" cx="{x:.1f}" cy="{up(mean):.1f}" r="3"/>')
-    drawing = svg(WIDTH, HEIGHT, "accuracy against density", "".join(parts))
-    return drawing + (legend([(name, i % COLOURS) for i, name in enumerate(curves)]) if len(curves) > 1 else "")
-
-
-def _densities(densities: Sequence[float], across: Any) -> str:
-    """Write the densities below the axis, those that would overlap left out."""
-    parts, last = [], -100.0
-    for density in densities:
-        if (x := across(density)) - last > 40:
-            parts.append(f'<text x="{x:.1f}" y="{BASE + 18}" text-anchor="middle">{density:.3g}</text>')
-            last = x
-    return "".join(parts) + f'<text x="{WIDTH - RIGHT}" y="{BASE + 34}" text-anchor="end">density</text>'
 
 
 def rows_of(results: Sequence[Result], brief: bool = False) -> tuple[list[str], list[list[str]]]:

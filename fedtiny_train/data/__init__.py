@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
-from fedtiny_train.config import DataOptions, split_spec
+from fedtiny_train.config import split_spec
 from fedtiny_train.data import cifar, cinic10, digits, idx, images, npz, partition, public, speech_commands, svhn
 from fedtiny_train.data.dataset import Dataset, limited
+from fedtiny_train.options import DataOptions
 from fedtiny_train.seeds import rng
 
 Samples = npt.NDArray[np.float32]

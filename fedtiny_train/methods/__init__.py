@@ -18,10 +18,10 @@ from typing import Protocol
 
 from torch import nn
 
-from fedtiny_train.config import METHODS, Config
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import Array, Mask, kept_total
 from fedtiny_train.models import ModelSpec, blocks, build, depthwise, first_convolution, prunable
+from fedtiny_train.options import METHODS, Config
 from fedtiny_train.server import Answers, Check, State
 from fedtiny_train.wire import Message
 
@@ -145,7 +145,7 @@ class Method:
 
 
 def method(name: str) -> Method:
-    """Return the method of a name: `METHOD` in the module that `config.METHODS` gives."""
+    """Return the method of a name: `METHOD` in the module that `options.METHODS` gives."""
     found = importlib.import_module(f"fedtiny_train.methods.{METHODS[name]}").METHOD
     assert isinstance(found, Method)
     return found

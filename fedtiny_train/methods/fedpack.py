@@ -14,6 +14,7 @@ density has hardly any gradients to follow, so it begins ten times denser, still
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -40,9 +41,10 @@ def start_density(setting: Setting) -> float:
 
 
 def density_at(setting: Setting, number: int) -> float:
-    """Return the density after the adjustment of a round."""
+    """Return the density after the adjustment of a round; the last one reaches the target, whatever R_stop is."""
+    every, until = schedule(setting)
     end, start = setting.config.train.density, start_density(setting)
-    left = max(0.0, 1 - number / schedule(setting)[1])
+    left = max(0.0, 1 - number / until) if number + every <= until else 0.0
     return end + (start - end) * left**3
 
 
@@ -95,17 +97,24 @@ def orders(setting: Setting, state: State, number: int) -> Orders:
     if not is_due(number, every, until):
         return Orders()
     counts = swap_counts(setting, state, setting.maskable, min(number, last), until)
-    return Orders(counts, {"scale_by_norm": 1.0, "adjust": 1.0})
+    weighed = {"scale_by_norm": 1.0} if setting.config.fedpack.weigh_growth else {}
+    pressed = _pressed(setting, state, number, counts) if setting.config.fedpack.press else {}
+    return Orders(counts, {**weighed, **pressed, "adjust": 1.0})
+
+
+def _pressed(setting: Setting, state: State, number: int, grown: Mapping[str, int]) -> dict[str, float]:
+    """Ask for FedMef's extrusion of as many weights as each layer is about to lose."""
+    after, names = shares(setting, state, density_at(setting, number)), setting.maskable
+    lost = {n: min(int(state.masks[n].sum()), int(state.masks[n].sum()) - after[n] + grown.get(n, 0)) for n in names}
+    asked = {f"extrude/{name}": float(count) for name, count in lost.items() if count > 0}
+    return asked | {"extrude_weight": setting.config.fedmef.extrusion_weight, "extrude_lr": setting.config.train.lr}
 
 
 def learn(setting: Setting, outcome: Outcome) -> State:
     """Step with momentum, then thin out and move weights if it is time."""
     state = _with_momentum(setting, outcome)
     if outcome.orders.numbers.get("adjust"):
-        every, until = schedule(setting)
-        # the last adjustment reaches the target, whatever R_stop is a multiple of
-        density = density_at(setting, outcome.number if outcome.number + every <= until else until)
-        counts = shares(setting, state, density)
+        counts = shares(setting, state, density_at(setting, outcome.number))
         if setting.config.fedpack.clear_dead_ends:
             state = _without_dead_ends(setting, state)
         masks = {name: _moved(setting, outcome, state, name, count) for name, count in counts.items()}

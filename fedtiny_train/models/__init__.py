@@ -17,7 +17,6 @@ import torch
 from fedtiny_export.errors import UsageError
 from torch import Tensor, fx, nn
 
-from fedtiny_train.config import WIDTHS, ModelOptions
 from fedtiny_train.masks import Mask
 from fedtiny_train.models.cnn import cnn
 from fedtiny_train.models.dscnn import dscnn
@@ -32,6 +31,7 @@ from fedtiny_train.models.sparse import saved_bytes
 from fedtiny_train.models.styles import bake, restyle, set_masks
 from fedtiny_train.models.user import user_network
 from fedtiny_train.models.vgg11 import vgg11
+from fedtiny_train.options import WIDTHS, ModelOptions
 from fedtiny_train.seeds import rng
 
 __all__ = ["OWN", "gate_state", "gates", "saved_bytes", "set_masks"]

@@ -17,12 +17,13 @@ from torch import nn
 
 from fedtiny_train import calibrate, client, data, models, rounds, trace, wire
 from fedtiny_train.client import Device, LocalSpec
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.habits import Lesson, thinning
 from fedtiny_train.methods import Orders, Outcome, Services, adp, setting
 from fedtiny_train.models.gating import winners
 from fedtiny_train.models.layers import Gate
+from fedtiny_train.options import Config
 from fedtiny_train.server import Answers, State, logits, update_check
 from fedtiny_train.session import opened
 from fedtiny_train.wire import Message

@@ -353,7 +353,7 @@ import numpy as np
 import tiny_sets
 from fedtiny_export.errors import FedtinyError
 from fedtiny_train import data
-from fedtiny_train.config import DataOptions
+from fedtiny_train.options import DataOptions
 
 root, name, make, count = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 getattr(tiny_sets, make)(root / name)

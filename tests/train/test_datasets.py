@@ -13,10 +13,10 @@ import tiny_sets
 from fedtiny_export.errors import FedtinyError
 from PIL import Image
 
-from fedtiny_train import config, data
-from fedtiny_train.config import DataOptions
+from fedtiny_train import data, options
 from fedtiny_train.data import cifar, idx, mfcc, pickled, speech_commands, svhn, wav
 from fedtiny_train.data.dataset import Dataset
+from fedtiny_train.options import DataOptions
 
 
 def load(name, folder):
@@ -29,9 +29,9 @@ def same(one, other):
 
 
 def test_every_name_that_is_offered_has_a_reader():
-    assert tuple(data.READERS) == config.DATASETS
-    text = next(item.metadata["help"] for _, item in config.options() if item.name == "data")
-    assert all(name in text for name in config.DATASETS)
+    assert tuple(data.READERS) == options.DATASETS
+    text = next(item.metadata["help"] for _, item in options.options() if item.name == "data")
+    assert all(name in text for name in options.DATASETS)
 
 
 def test_the_made_pickles_are_what_python_reads_too(tmp_path):

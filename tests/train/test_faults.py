@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtiny_train import data, methods, robust, rounds, server, wire
-from fedtiny_train.config import Config, apply_flags, fault_rates, settle
+from fedtiny_train.config import apply_flags, fault_rates, settle
 from fedtiny_train.engine import Order, Reply
 from fedtiny_train.engine.faulty import SPOILERS, Faulty, fault_of
 from fedtiny_train.masks import kept_total
+from fedtiny_train.options import Config
 from fedtiny_train.server import DivergedError, State, need, quorum_of
 from fedtiny_train.session import Traffic, opened
 from fedtiny_train.wire import Message, Sparse

@@ -17,11 +17,12 @@ from torch import nn
 
 from fedtiny_train import data, models, rounds
 from fedtiny_train.client import LocalSpec, fit
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.habits import Lesson, extrusion, habits
 from fedtiny_train.masks import density_of, erk_counts, kept_total
 from fedtiny_train.methods import Orders, Outcome, Services, fedmef, method, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 from fedtiny_train.session import Traffic, opened
 

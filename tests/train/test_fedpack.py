@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fedtiny_train import models
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import density_of, erk_counts, kept_total
 from fedtiny_train.methods import Orders, Outcome, Services, fedpack, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 
 NOBODY = Services(
@@ -45,6 +46,27 @@ def outcome(found, state, number, seed=0):
         flat[generator.permutation(pruned)[:count]] = generator.normal(0, 1, min(count, len(pruned)))
         gradients[name] = flat.reshape(state.masks[name].shape)
     return Outcome(number, state, after, {}, gradients, orders)
+
+
+def test_growth_is_weighed_unless_told_otherwise():
+    found, plain = facts(rounds=60, density=0.01), facts(rounds=60, density=0.01, weigh_growth=False)
+    state = fedpack.begin(found, fresh(found), NOBODY)
+    weighed, unweighed = fedpack.orders(found, state, 4), fedpack.orders(plain, state, 4)
+    assert weighed.numbers == {"scale_by_norm": 1.0, "adjust": 1.0}
+    assert unweighed.numbers == {"adjust": 1.0}
+    assert weighed.top == unweighed.top
+
+
+def test_what_a_layer_is_about_to_lose_is_pressed_if_asked():
+    found = facts(rounds=60, density=0.01, press=True, extrusion_weight=0.5, lr=0.2)
+    state = fedpack.begin(found, fresh(found), NOBODY)
+    orders = fedpack.orders(found, state, 4)
+    after = fedpack.shares(found, state, fedpack.density_at(found, 4))
+    for name, mask in state.masks.items():
+        lost = int(mask.sum()) - after[name] + orders.top.get(name, 0)
+        assert orders.numbers.get(f"extrude/{name}", 0.0) == max(0, min(lost, int(mask.sum())))
+    assert (orders.numbers["extrude_weight"], orders.numbers["extrude_lr"]) == (0.5, 0.2)
+    assert not fedpack.orders(found, state, 5).numbers
 
 
 def test_density_falls_by_the_cube_of_what_is_left():

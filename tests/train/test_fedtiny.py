@@ -10,10 +10,11 @@ import pytest
 from fedtiny_export.errors import FedtinyError, UsageError
 
 from fedtiny_train import data, models, rounds
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.masks import density_of, kept_total
 from fedtiny_train.methods import Services, fedtiny, method, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 from fedtiny_train.session import Run, opened
 from fedtiny_train.wire import Message

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fedtiny_train import config, data
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train import data, options
+from fedtiny_train.config import apply_flags, settle
+from fedtiny_train.options import Config
 from fedtiny_train.rounds import carry_out
 
 QUICK = {"rounds": 2, "local_epochs": 1, "width": 4, "pool": 2, "adaptation_passes": 2, "recalibrate": 1}
@@ -32,7 +33,7 @@ def numbers(value):
 
 def carried_out(tmp_path, **flags):
     """Carry out a short run; check that everything it leaves is finite and nobody was refused."""
-    known = {item.name for _, item in config.options()}
+    known = {item.name for _, item in options.options()}
     made = settle(apply_flags(Config(), {k: v for k, v in (QUICK | flags).items() if k in known}))
     lines = []
     summary = carry_out(made, tmp_path / "out", lines.append)
@@ -62,7 +63,7 @@ def test_clients_of_one_class_only(tmp_path):
 
 def owned_file(path, owner):
     """Write a set of the digits whose training samples belong to `owner`."""
-    found = data.load(config.DataOptions(train_samples=len(owner), test_samples=50))
+    found = data.load(options.DataOptions(train_samples=len(owner), test_samples=50))
     x, y = found.x_train, found.y_train
     np.savez(path, x_train=x, y_train=y, x_test=found.x_test, y_test=found.y_test, client_train=owner)
 
@@ -76,7 +77,7 @@ def test_some_clients_with_one_sample_and_one_with_one_class(tmp_path):
     assert min(shares(made).sum(axis=1)) == 1
 
 
-@pytest.mark.parametrize("method", config.METHODS)
+@pytest.mark.parametrize("method", options.METHODS)
 def test_no_client_has_more_than_one_sample(tmp_path, method):
     """Batch norm has no statistics of its own to learn anywhere; the run must end all the same."""
     summary, made = carried_out(
@@ -95,7 +96,7 @@ def test_two_hundred_clients_share_the_digits(tmp_path, partition):
     assert shares(made).sum(axis=1).min() >= 1
 
 
-@pytest.mark.parametrize("method", config.METHODS)
+@pytest.mark.parametrize("method", options.METHODS)
 def test_every_method_works_without_public_data(tmp_path, method):
     summary, _ = carried_out(tmp_path, method=method, train_samples=300, public="none", clients=4)
     assert summary["public_samples"] == 0
@@ -107,7 +108,7 @@ def test_a_single_client(tmp_path):
 
 
 def test_a_class_that_nobody_has(tmp_path):
-    found = data.load(config.DataOptions(train_samples=300, test_samples=100))
+    found = data.load(options.DataOptions(train_samples=300, test_samples=100))
     keep = found.y_train != 3
     x, y = found.x_train[keep], found.y_train[keep]
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=found.x_test, y_test=found.y_test)
@@ -117,7 +118,7 @@ def test_a_class_that_nobody_has(tmp_path):
 
 
 def test_public_data_of_the_user_is_what_is_trained_on_first(tmp_path):
-    found = data.load(config.DataOptions())
+    found = data.load(options.DataOptions())
     np.savez(tmp_path / "p.npz", x=found.x_train[:50], y=found.y_train[:50])
     summary, _ = carried_out(tmp_path, public=str(tmp_path / "p.npz"), train_samples=200, clients=4)
     assert summary["public_samples"] == 50

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fedtiny_train import client, data, models, rounds, wire
-from fedtiny_train.config import METHODS, Config, apply_flags, read_toml, settle
+from fedtiny_train.config import apply_flags, read_toml, settle
 from fedtiny_train.methods import setting
+from fedtiny_train.options import METHODS, Config
 from fedtiny_train.session import Traffic, opened
 from fedtiny_train.wire import Message
 

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedtiny_train import masks, models
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.habits import Lesson, habits
 from fedtiny_train.methods import Orders, Outcome, Services, Setting, feddst, lotteryfl, method, prunefl, setting
+from fedtiny_train.options import Config
 from fedtiny_train.server import State
 from fedtiny_train.wire import Message, Sparse, masked
 

@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from fedtiny_train import models, rounds, trace
-from fedtiny_train.config import MODELS, WIDTHS, Config, ModelOptions, apply_flags, settle, to_toml
+from fedtiny_train.config import apply_flags, settle, to_toml
+from fedtiny_train.options import MODELS, WIDTHS, Config, ModelOptions
 
 IMAGES = [name for name in MODELS if name not in ("auto", "mlp")]
 

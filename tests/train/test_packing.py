@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from fedtiny_export.errors import UsageError
+from fedtiny_export.fitting import packed_bytes
 
 from fedtiny_train import packing
 from fedtiny_train.models import ModelSpec
@@ -15,12 +16,18 @@ SPEC = ModelSpec("resnet8", (3, 32, 32), 10, 8)
 
 
 def test_packed_bytes_by_hand():
-    # 12 weights dense (a bitmap has 4 + 12); 3 channels: 12 for biases, 12 for multipliers, 4 for 3 shifts
-    assert packing.packed_bytes({"w": np.ones((3, 4), np.bool_)}) == 12 + 28
-    lonely = np.zeros((2, 40), np.bool_)
-    lonely[0, 0] = True  # by gaps: 0, value, 79, and a word is 4; a bitmap would have 12 + 4
-    assert packing.packed_bytes({"w": lonely}) == 4 + (8 + 8 + 4)
-    assert packing.packed_bytes({"w": lonely, "v": np.ones((3, 4), np.bool_)}) == 24 + 40
+    whole = np.ones((100, 200), np.bool_)  # dense; 400 for biases, 400 for multipliers, 100 for shifts
+    assert packed_bytes([whole]) == 20_000 + 900
+    lonely = np.zeros((2, 400), np.bool_)
+    lonely[0, 0] = True  # by gaps: 0, value, 799 = 3 * 255 + 34: 6 bytes in 2 words; 8 + 8 + 2 for channels, in words
+    assert packed_bytes([lonely]) == 8 + 20
+    assert packed_bytes([whole, lonely]) == 20_900 + 28  # a second kernel: 360 bytes of code save 792
+
+
+def test_one_encoding_for_all_where_a_second_one_costs_more_code_than_it_saves():
+    few = np.ones((3, 4), np.bool_)
+    few[0, :3] = False  # 12 bytes dense; every other kernel has more code than that
+    assert packed_bytes([np.ones((100, 200), np.bool_), few]) == 20_900 + 12 + 28
 
 
 @pytest.mark.parametrize("budget", [4096, 8192, 16384])

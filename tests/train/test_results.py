@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
+from fedtiny_train.options import Config
 from fedtiny_train.rounds import carry_out
 
 SEEDS = (0, 1, 2)

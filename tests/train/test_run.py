@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedtiny_train import data, rounds, runfolder
 from fedtiny_train.cli import main
-from fedtiny_train.config import DataOptions
+from fedtiny_train.options import DataOptions
 from fedtiny_train.server import DivergedError
 
 

@@ -16,12 +16,13 @@ from torch import nn
 
 from fedtiny_train import client, models, rounds
 from fedtiny_train.client import LocalSpec, fit
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.models.layers import Add, SameConv2d, pads
 from fedtiny_train.models.norms import RunningNorm1d, RunningNorm2d, normalised
 from fedtiny_train.models.sparse import SignReLU, SignReLU6, SparseConv2d, SparseLinear, largest
 from fedtiny_train.models.styles import restyle
+from fedtiny_train.options import Config
 
 SCALED = models.ModelSpec("resnet8", (1, 8, 8), 4, 4, "scaled")
 BOTH = models.ModelSpec("resnet8", (1, 8, 8), 4, 4, "scaled", 0.75)

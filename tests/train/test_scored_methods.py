@@ -16,10 +16,11 @@ from hypothesis.extra import numpy as hnp
 
 from fedtiny_train import client, models, packing, wire
 from fedtiny_train.client import LocalSpec
-from fedtiny_train.config import Config, apply_flags, settle
+from fedtiny_train.config import apply_flags, settle
 from fedtiny_train.data import Shard
 from fedtiny_train.engine import Order
 from fedtiny_train.methods import Orders, Services, Setting, fl_pqsu, method, scoring, setting, small, snip, synflow
+from fedtiny_train.options import Config
 from fedtiny_train.server import Answers, State, update_check
 from fedtiny_train.wire import Message, Sparse
 

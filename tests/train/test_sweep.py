@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from fedtiny_train import rounds, sweep, sweep_page
-from fedtiny_train.config import Config, apply_flags
+from fedtiny_train import charts, rounds, sweep, sweep_page
+from fedtiny_train.config import apply_flags
+from fedtiny_train.options import Config
 from fedtiny_train.server import DivergedError
 
 TINY = ["--clients", "3", "--width", "4", "--local-epochs", "1", "--public", "holdout:40", "--rounds", "1"]
@@ -187,12 +188,12 @@ def test_curves_by_hand():
     assert rows[1][4] == ""  # a single seed has no spread
     brief_head, brief_rows = sweep_page.rows_of(runs, brief=True)
     assert (brief_head, brief_rows[0]) == (head[:6], rows[0][:6])
-    drawing = sweep_page.plot(curves)
+    drawing = charts.spread(curves, "density")
     assert (drawing.count("<polyline"), drawing.count("<circle")) == (2, 3)
 
 
 def test_points_lie_where_their_numbers_say():
-    drawing = sweep_page.plot({"one": [(0.01, 0.5, 0.4, 0.6), (0.1, 0.75, 0.75, 0.75), (1.0, 1.0, 1.0, 1.0)]})
+    drawing = charts.spread({"one": [(0.01, 0.5, 0.4, 0.6), (0.1, 0.75, 0.75, 0.75), (1.0, 1.0, 1.0, 1.0)]}, "density")
     # From 40 % at the base (190) to 100 % at the top (12), and a log scale from 76 to 450 of which 0.1 is the middle.
     assert '<circle class="f0" cx="263.0" cy="86.2" r="3"/>' in drawing
     assert '<line class="s0" x1="76.0" x2="76.0" y1="190.0" y2="130.7"/>' in drawing

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from fedtiny_export.errors import FedtinyError, UsageError
 
-from fedtiny_train import config
 from fedtiny_train.cli import parse, parser
-from fedtiny_train.config import Config, apply_flags, check, options, read_toml, settle, to_toml
+from fedtiny_train.config import apply_flags, check, read_toml, settle, to_toml
 from fedtiny_train.methods import Method, method
+from fedtiny_train.options import METHODS, Config, options
 
 
 def test_every_option_is_a_flag_and_no_name_comes_twice():
@@ -134,7 +134,7 @@ def test_config_round_trip(tmp_path):
 
 
 def test_every_method_that_can_be_named_exists():
-    for name in config.METHODS:
+    for name in METHODS:
         assert isinstance(method(name), Method)
     check(Config())
 
@@ -146,10 +146,10 @@ def test_a_second_run_of_a_day_gets_a_name_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     day = datetime.date(2030, 1, 2)
-    first = default_out(Config(), day)
+    first = default_out(settle(Config()), day)
     assert str(first) == "runs/2030-01-02-fedtiny-digits"
     first.mkdir(parents=True)
-    assert default_out(Config(), day).name == "2030-01-02-fedtiny-digits-2"
+    assert default_out(settle(Config()), day).name == "2030-01-02-fedtiny-digits-2"
 
 
 def test_abbreviations_are_not_guessed():

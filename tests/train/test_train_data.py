@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtiny_train import data
-from fedtiny_train.config import DataOptions
 from fedtiny_train.data import digits, npz, partition, public
 from fedtiny_train.data.dataset import Dataset, limited
+from fedtiny_train.options import DataOptions
 from fedtiny_train.seeds import rng
 
 

@@ -19,9 +19,10 @@ from torch import nn
 
 from fedtiny_train import client, data, models, onnx_out, rounds, trace, wire
 from fedtiny_train.client import LocalSpec
-from fedtiny_train.config import Config, ModelOptions, apply_flags, settle, to_toml
+from fedtiny_train.config import apply_flags, settle, to_toml
 from fedtiny_train.data import Shard
 from fedtiny_train.engine import Order
+from fedtiny_train.options import Config, ModelOptions
 from fedtiny_train.session import opened
 from fedtiny_train.wire import Message
 
