@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -17,13 +16,12 @@ from fedtiny_export.cli import check_main, export_main
 from fedtiny_export.devices import all_devices, load_device
 from fedtiny_export.elf import read_image
 from fedtiny_export.emulator import PACKAGES, Firmware, build, run
-from fedtiny_export.errors import FedtinyError
 from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import write_ftm
-from fedtiny_export.project import board_folders, build_settings
+from fedtiny_export.project import build_settings
 from networks import CONV_KERNELS, every_shape, samples
 from runs import make_run
-from small_project import STRICT, artifacts, write_export
+from small_project import artifacts, write_export
 
 BOARDS = [device.id for device in all_devices() if device.emulator]
 DSP = ["qemu-m4", "qemu-m7", "qemu-m33", "qemu-m55"]
@@ -198,20 +196,6 @@ def test_no_access_is_unaligned_and_an_esp8266_reads_its_flash_by_words(board, t
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for instruction in ("smlad", "smmlar"):  # the twin for signal processing is linked where there is one
         assert (instruction in shown) == (board in DSP)
-
-
-def test_port_code_is_strict_c99(board, tmp_path):
-    write_export(tmp_path, board)
-    device = load_device(board)
-    emulator = dataclasses.replace(device.emulator, cflags=(*device.emulator.cflags, *STRICT))
-    build(tmp_path, dataclasses.replace(device, emulator=emulator))
-
-
-def test_a_toolchain_without_start_up_code_is_refused(tmp_path):
-    device = load_device("qemu-m4")
-    other = dataclasses.replace(device, emulator=dataclasses.replace(device.emulator, toolchain="avr-"))
-    with pytest.raises(FedtinyError, match=r"qemu-m4: no start-up code for toolchain avr-; there is some for arm-none"):
-        board_folders(other)
 
 
 def test_only_an_esp8266_is_compiled_to_read_words():
