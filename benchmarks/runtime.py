@@ -1,9 +1,9 @@
-"""MLPerf Tiny's image classification network on the emulated Cortex-M4, at several densities, beside TFLite Micro.
+"""MLPerf Tiny's networks on the emulated Cortex-M4, image classification at several densities, beside TFLite Micro.
 
 Weights are random (the first convolution is dense): what is measured does not depend on their values, but accuracy is
 no subject here. TFLite Micro's figures were measured once, with CMSIS-NN and int8 registrations, on the same emulator.
 
-    python benchmarks/runtime.py [--out result.json] [DENSITY ...]
+    python benchmarks/runtime.py [--out result.json] [DENSITY | ds-cnn | FILE.tflite ...]
 """
 
 from __future__ import annotations
@@ -21,20 +21,34 @@ from fedtiny_export.code_sizes import load_board_sizes, load_code_sizes
 from fedtiny_export.devices import load_device
 from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import write_ftm
+from fedtiny_export.ir import Graph
 from fedtiny_export.project import write_project
+from fedtiny_export.read_tflite import read_tflite
+from fedtiny_export.reduce import reduce_graph
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-from networks import ic01, samples
+from networks import dscnn, ic01, samples
 
 BOARD = "qemu-m4"
 COLUMNS = ("instructions", "arena", "stack", "runtime code", "model")
-# the same at every density: it stores and multiplies zeros
-TFLITE_MICRO = {"instructions": 29_863_147, "arena": 54_996, "stack": 1_844, "runtime code": 51_088, "model": 98_496}
+# image classification is the same at every density: it stores and multiplies zeros
+TFLITE_MICRO = {
+    "image classification": (29_863_147, 54_996, 1_844, 51_088, 98_496),
+    "keyword spotting": (7_699_734, 22_820, 1_844, 53_284, 53_936),
+    "visual wake words": (24_101_543, 100_708, 1_844, 53_284, 333_288),
+}
 
 
-def measured(density: float, folder: Path) -> dict[str, int]:
+def network(name: str) -> Graph:
+    """A density of the image classification network, ds-cnn, or a file."""
+    if name.endswith(".tflite"):
+        return reduce_graph(read_tflite(Path(name)))
+    return dscnn() if name == "ds-cnn" else ic01(float(name))
+
+
+def measured(graph: Graph, folder: Path) -> dict[str, int]:
     """Build, run and compare one network; its figures."""
-    device, graph = load_device(BOARD), ic01(density)
+    device = load_device(BOARD)
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(BOARD)
     assert sizes is not None
     assert board is not None
@@ -46,7 +60,7 @@ def measured(density: float, folder: Path) -> dict[str, int]:
     write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
     found = measure(folder, device, None)
     if found is None or not found.golden_equal:
-        raise SystemExit(f"density {density:g}: not run, or not the reference's bytes: {found}")
+        raise SystemExit(f"not run, or not the reference's bytes: {found}")
     figures = {name: value or 0 for name, value, *_ in found.figures}
     return {
         "instructions": figures["instructions"],
@@ -60,17 +74,17 @@ def measured(density: float, folder: Path) -> dict[str, int]:
 def main() -> None:
     """Print the table and, if asked, write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("densities", nargs="*", type=float, default=[1.0, 0.1, 0.05, 0.01])
+    parser.add_argument("networks", nargs="*", default=["1", "0.1", "0.05", "0.01", "ds-cnn"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     table: dict[str, dict[str, int]] = {}
-    print(f"{'':<14}" + "".join(f"{name:>14}" for name in COLUMNS), flush=True)
-    for density in options.densities:
-        with tempfile.TemporaryDirectory() as name:
-            table[f"{density:g}"] = measured(density, Path(name))
-    table["TFLite Micro"] = TFLITE_MICRO
+    for name in options.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            table[Path(name).name] = measured(network(name), Path(folder))
+    table |= {f"TFLite Micro, {name}": dict(zip(COLUMNS, row, strict=True)) for name, row in TFLITE_MICRO.items()}
+    print(f"{'':<36}" + "".join(f"{name:>14}" for name in COLUMNS))
     for name, row in table.items():
-        print(f"{name:<14}" + "".join(f"{row[column]:>14,}" for column in COLUMNS))
+        print(f"{name:<36}" + "".join(f"{row[column]:>14,}" for column in COLUMNS))
     if options.out:
         options.out.write_text(json.dumps(table, indent=1) + "\n")
 
