@@ -1,10 +1,10 @@
-"""MLPerf Tiny's image classification network on the emulated Cortex-M4, at several densities, beside TFLite Micro.
+"""MLPerf Tiny's networks on the emulated Cortex-M4, image classification at several densities, beside TFLite Micro.
 
-Weights are random (the first convolution is dense): what is measured does not depend on their values, but accuracy is
-no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are the same at every
-density, because it stores and multiplies zeros.
+Weights are random (the first convolution is dense) unless a file is named: what is measured does not depend on their
+values, but accuracy is no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are
+the same at every density, because it stores and multiplies zeros.
 
-    python benchmarks/runtime.py [--out result.json] [DENSITY ...]
+    python benchmarks/runtime.py [--out result.json] [DENSITY | ds-cnn | FILE.tflite ...]
 """
 
 from __future__ import annotations
@@ -14,22 +14,31 @@ import json
 from pathlib import Path
 
 from fedtiny_export.devices import load_device
-from footprint import FIGURES, MAIN_BOARD, ic01, measure_row, read_incumbent
+from fedtiny_export.ir import Graph
+from fedtiny_export.read_tflite import read_tflite
+from fedtiny_export.reduce import reduce_graph
+from footprint import FIGURES, MAIN_BOARD, dscnn, ic01, measure_row, read_incumbent
+
+
+def network(name: str) -> Graph:
+    """A density of the image classification network, ds-cnn, or a file."""
+    if name.endswith(".tflite"):
+        return reduce_graph(read_tflite(Path(name)))
+    return dscnn() if name == "ds-cnn" else ic01(float(name))
 
 
 def main() -> None:
-    """Print the table and, if asked, write it as JSON."""
+    """Measure each network; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("densities", nargs="*", type=float, default=[1.0, 0.1, 0.05, 0.01])
+    parser.add_argument("networks", nargs="*", default=["1", "0.1", "0.05", "0.01", "ds-cnn"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    table: dict[str, dict[str, int]] = {}
-    print(f"{'':<14}" + "".join(f"{name:>14}" for name in FIGURES), flush=True)
-    for density in options.densities:
-        table[f"{density:g}"] = measure_row(ic01(density), load_device(MAIN_BOARD))
-    table["TFLite Micro"] = read_incumbent()["ic01"]
+    device = load_device(MAIN_BOARD)
+    table = {Path(name).name: measure_row(network(name), device) for name in options.networks}
+    table |= {f"TFLite Micro, {name}": row for name, row in read_incumbent().items()}
+    print(f"{'':<24}" + "".join(f"{name:>14}" for name in FIGURES))
     for name, row in table.items():
-        print(f"{name:<14}" + "".join(f"{row[figure]:>14,}" for figure in FIGURES))
+        print(f"{name:<24}" + "".join(f"{row[figure]:>14,}" for figure in FIGURES))
     if options.out:
         options.out.write_text(json.dumps(table, indent=1) + "\n")
 

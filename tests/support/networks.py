@@ -235,6 +235,19 @@ def ic01(density: float, seed: int = 0) -> Graph:
     return b.int8()
 
 
+def dscnn(seed: int = 0) -> Graph:
+    """MLPerf Tiny's keyword spotting network with random weights."""
+    b = Builder((49, 10, 1), seed)
+    b.add(Op.CONV, constants=b._weights(64, 10, 4, 1), window=Window((10, 4), (2, 2), (4, 1, 5, 1)), low=0.0)
+    for _ in range(4):
+        b.depthwise(1, (3, 3), pads=(1, 1, 1, 1), low=0.0)
+        b.conv(64, 1)
+    b.add(Op.AVERAGE_POOL, window=Window((25, 5), (25, 5)))
+    b.dense(12)
+    b.add(Op.SOFTMAX, settings={"beta": 1.0})
+    return b.int8()
+
+
 def samples(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, (count, *graph.tensors[graph.input].shape), np.int8)
 
