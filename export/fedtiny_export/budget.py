@@ -22,13 +22,14 @@ from .cost import executed_macs, nominal_macs, planned_instructions
 from .devices import Device, Memory, all_devices
 from .errors import FedtinyError
 from .evaluate import Accuracy
-from .ftm import Ftm
+from .explain import LayerNoise
+from .ftm import Ftm, kernels_for
 from .ir import WEIGHTED, Graph, Node
 from .layout import Buffer
 from .plan import Plan
 from .untrusted import guarded
 
-SCHEMA = 1
+SCHEMA = 2
 PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
 
 
@@ -109,6 +110,7 @@ class Report:
     notes: tuple[str, ...]
     gates: tuple[str, ...] = ()
     run: dict[str, str] | None = None
+    noise: tuple[LayerNoise, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.accuracy) != {"int8", "float", "samples"}:
@@ -239,7 +241,7 @@ def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
         nonzero=int(np.count_nonzero(weight)),
         encoding=_encoding_name(packed.kernel.name),
         packed_bytes=len(packed.data),
-        sizes={_encoding_name(kernel.name): size for kernel, size in sparse.sizes(weight).items()},
+        sizes={_encoding_name(kernel.name): sparse.sizes(weight)[kernel] for kernel in kernels_for(graph, node)},
         macs=nominal_macs(graph, node),
         macs_executed=executed_macs(graph, node, packed.kernel),
     )

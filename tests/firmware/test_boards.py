@@ -18,8 +18,10 @@ from fedtiny_export.elf import read_image
 from fedtiny_export.emulator import PACKAGES, Firmware, build, run
 from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import write_ftm
+from fedtiny_export.ir import Graph
 from fedtiny_export.project import build_settings
-from networks import CONV_KERNELS, every_shape, samples
+from fedtiny_export.sparse import SPARSE
+from networks import CONV_KERNELS, every_operator, every_shape, samples, separable
 from runs import make_run
 from small_project import artifacts, write_export
 
@@ -115,11 +117,21 @@ def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runti
 
 @pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
 def test_every_encoding_gives_the_reference_s_bytes(board, forced, tmp_path):
-    graph = every_shape()
-    ftm = write_ftm(graph, forced_to(forced))
+    on_a_board(board, every_shape(), forced_to(forced), 40, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["separable", "every operator"])
+def test_every_operator_gives_the_reference_s_bytes(board, name, tmp_path):
+    graph = separable(0) if name == "separable" else every_operator(0)
+    on_a_board(board, graph, {kernel: 10**9 * (kernel in SPARSE) for kernel in Kernel}, 15, tmp_path)
+
+
+def on_a_board(board: str, graph: Graph, costs: dict[Kernel, int], distinct: int, tmp_path: Path) -> None:
+    """Build and run a network; the outputs are the reference's, at least so many of them distinct."""
+    ftm = write_ftm(graph, costs)
     inputs = samples(graph, 20)
     outputs = reference.run(graph, inputs)
-    assert len(np.unique(outputs)) > 40
+    assert len(np.unique(outputs)) > distinct
     labels = tuple(str(index) for index in range(outputs[0].size))
     made = make_artifacts(graph, ftm, b"", inputs, outputs, labels)
     write_export(tmp_path, board, made)

@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from fedtiny_export.abi import Kernel  # noqa: E402
 from fedtiny_export.ftm import write_ftm  # noqa: E402
 from fedtiny_export.ir import Op  # noqa: E402
-from networks import CONV_KERNELS, Builder, residual, streamed  # noqa: E402
+from networks import CONV_KERNELS, Builder, every_operator, residual, separable, streamed  # noqa: E402
 
 
 def vector(density: float) -> Builder:
@@ -41,6 +41,8 @@ def seeds() -> dict[str, bytes]:
         "swapped": streamed(2, 0.3, (12, 12, 2), 4),
         "vector": vector(0.4).int8(),
         "averaged": averaged().int8(),
+        "separable": separable(0, (12, 12, 3), 4),
+        "operators": every_operator(0, 6),
     }
     return {
         f"{name}-{kernel.name.lower()}": write_ftm(graph, {k: 0 if k is kernel else 1 << 30 for k in Kernel}).data
