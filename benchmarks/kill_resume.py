@@ -100,16 +100,19 @@ def moment_of(out: Path) -> str:
     return points[-1] if points else "no resume point"
 
 
-def at_random(whole: dict[str, bytes], folder: Path, seconds: float, draw: random.Random, index: int) -> dict[str, Any]:
+def at_random(whole: dict[str, bytes], folder: Path, draw: random.Random, index: int) -> dict[str, Any]:
     """Kill a run at a random moment after a random one of its resume points, resume it, compare.
 
-    A moment by the clock alone would say little: another run of the same machine may be twice as fast.
+    The delay is up to the mean time of a round of this very run: a moment by the clock alone would say little, since
+    the next run may be twice as fast.
     """
     out, last = folder / f"random-{index}", max(0, len(whole["metrics.jsonl"].splitlines()) - 2)
-    point, delay = draw.randint(0, last), draw.uniform(0, 2 * seconds / (last + 2))
+    point, share = draw.randint(0, last), draw.random()
+    begin = time.monotonic()
     process = start(COMMAND, *FLAGS, "--out", str(out))
     while process.poll() is None and not (out / "state" / f"round-{point:05}").exists():
         time.sleep(0.005)
+    delay = share * (time.monotonic() - begin) / (point + 2)
     time.sleep(delay)
     killed = process.poll() is None
     if killed:
@@ -149,7 +152,7 @@ def main() -> int:
             if index < len(STEPS):
                 trial = inside(whole, folder, *STEPS[index])
             else:
-                trial = at_random(whole, folder, seconds, draw, index)
+                trial = at_random(whole, folder, draw, index)
             trials.append(trial)
             print(f"{trial['killed']:44} {trial['moment']:18} {trial['differs'] or 'the same bytes'}", flush=True)
     options.out.write_text(json.dumps({"files": len(whole), "trials": trials}, indent=1) + "\n")

@@ -185,7 +185,7 @@ def test_runs_killed_at_random_go_on_to_the_same_bytes(run, tools, tmp_path):
     module, draw = kill_resume(), random.Random(1)
     module.FLAGS = flags
     for index in range(5):
-        found = module.at_random(contents(run), tmp_path, 8.0, draw, index)
+        found = module.at_random(contents(run), tmp_path, draw, index)
         assert found["differs"] == "", found
 
 
