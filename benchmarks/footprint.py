@@ -31,7 +31,7 @@ from fedtiny_export.reduce import reduce_graph
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
-from networks import dscnn, ic01, samples  # noqa: E402
+from networks import ic01, samples  # noqa: E402
 
 TABLE = HERE / "footprint.json"
 INCUMBENT = HERE / "incumbent.json"
