@@ -56,17 +56,7 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         "also with pruned weights coded for its DECODE operator",
     )
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
-    parser.add_argument(
-        "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
-    )
-    parser.add_argument(
-        "--ranges",
-        default="minmax",
-        metavar="WAY",
-        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration",
-    )
-    parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
-    parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
+    _add_quantising(parser)
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument(
         "--converter",
@@ -79,6 +69,20 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
     options = parser.parse_args(arguments)
     sys.exit(run_command(lambda: _export(options)))
+
+
+def _add_quantising(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
+    )
+    parser.add_argument(
+        "--ranges",
+        default="minmax",
+        metavar="WAY",
+        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration",
+    )
+    parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
+    parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -43,7 +43,7 @@ METHODS = {
     "TRANSPOSE": ("AddTranspose", False),
     OPERATOR: ("AddDecode", False),
 }
-_ARENA_LIMIT = 1 << 30
+_ARENA_LIMIT = 1 << 28
 
 
 def operators(model: bytes) -> list[str]:
