@@ -225,28 +225,44 @@ class BoardRuns:
 
     code: int
     static: int
-    stack: int
+    stack: dict[str, int]
     steps: NDArray[np.float64]
     counts: NDArray[np.float64]
 
 
 def measure_board(device: Device, cases: list[tuple[Graph, Kernel | None]], parts: dict[str, int]) -> BoardRuns:
     """Build and run every network on one board."""
-    rows, counts, codes, statics, stacks = [], [], [], [], []
-    sizes = CodeSizes(device.cpu, "", False, parts, 0, {})
+    rows, counts, codes, statics = [], [], [], []
+    stacks: list[tuple[tuple[Kernel, ...], int]] = []
+    sizes = CodeSizes(device.cpu, "", False, parts, {}, {})
     for graph, forced in cases:
         with tempfile.TemporaryDirectory() as folder:
             ftm, figures = firmware_run(device, graph, forced, Path(folder))
         rows.append([features(ftm.plan, ftm.packed)[name] for name in FEATURES])
         counts.append(figures["instructions"])
-        stacks.append(figures["ram.stack"])
+        stacks.append((ftm.kernels, figures["ram.stack"]))
         codes.append(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
         statics.append(figures["ram.static"])
-    said = f"code {min(codes)} to {max(codes)}, static {max(statics)}, stack {min(stacks)} to {max(stacks)}"
+    stack = stack_by_kernel(stacks)
+    said = f"code {min(codes)} to {max(codes)}, static {max(statics)}, stack {stack}"
     print(f"{device.id:<12} {said}, {sum(counts):,} instructions", flush=True)
     distinct = sorted(set(codes))
     code = round(sum(distinct) / len(distinct))
-    return BoardRuns(code, max(statics), max(stacks), np.array(rows, float), np.array(counts, float))
+    return BoardRuns(code, max(statics), stack, np.array(rows, float), np.array(counts, float))
+
+
+def stack_by_kernel(runs: list[tuple[tuple[Kernel, ...], int]]) -> dict[str, int]:
+    """The deepest stack of each kernel: a run is as deep as its deepest one, so that no kernel is deeper than a run.
+
+    Where a kernel never ran without a deeper one, its own depth is not known, nor needed.
+    """
+    every = {kernel for kernels, _ in runs for kernel in kernels}
+    found = {kernel: min(depth for kernels, depth in runs if kernel in kernels) for kernel in every}
+    for kernels, depth in runs:
+        told = max(found[kernel] for kernel in kernels)
+        if depth - told > MAIN_DIFFERS:
+            raise SystemExit(f"a stack of {depth} bytes, and no kernel of {kernels} says more than {told}")
+    return {kernel.name.lower(): found[kernel] + MAIN_DIFFERS for kernel in sorted(found)}
 
 
 def instruction_plan(runs: BoardRuns) -> dict[str, float]:
@@ -269,7 +285,7 @@ def table() -> dict[str, Any]:
         row = cpus[table_cpu(device.cpu)]
         runs = measure_board(device, few_networks() + (networks() if device.id == FITTED else []), row["parts"])
         boards[device.id] = {"code": runs.code, "static": runs.static}
-        row["stack"] = runs.stack + MAIN_DIFFERS
+        row["stack"] = runs.stack
         if device.id == FITTED:
             row["instructions"] = instruction_plan(runs)
     return {"cpus": cpus, "boards": boards}

@@ -33,12 +33,16 @@ class CodeSizes:
     compiler: str
     stand_in: bool
     parts: dict[str, int]
-    stack_bytes: int | None
+    stacks: dict[str, int]
     instructions: dict[str, float]
 
     def kernel_bytes(self) -> dict[Kernel, int]:
         """What linking each kernel adds; code that kernels share is not counted here."""
         return {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+
+    def stack_bytes(self, kernels: Iterable[Kernel]) -> int | None:
+        """The deepest stack of running these kernels, from the board's main on; None where it was not measured."""
+        return max((self.stacks[kernel.name.lower()] for kernel in kernels), default=None) if self.stacks else None
 
     def runtime_bytes(self, kernels: Iterable[Kernel]) -> int:
         """Opening, running and the kernels given, with what those share."""
@@ -68,7 +72,7 @@ def load_code_sizes(cpu: str) -> CodeSizes | None:
         return None
     row = table[name]
     stand_in = cpu in ("xtensa-lx6", "xtensa-lx7")
-    return CodeSizes(name, row["compiler"], stand_in, row["parts"], row["stack"], row.get("instructions", {}))
+    return CodeSizes(name, row["compiler"], stand_in, row["parts"], row["stack"] or {}, row.get("instructions", {}))
 
 
 def load_board_sizes(board: str) -> BoardSizes | None:
