@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x314D5446  # "FTM1", little-endian
-VERSION = 2
+VERSION = 3
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
 MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
 MAX_CHAIN = 3  # operators that hand rows to one another
+MAX_SHARES = 4095  # outputs of a softmax: their sum stays below 2^31
+MAX_PRODUCT_SHIFT = 14  # a product of two steps, 16 bits, shifted left by this many still fits 32
 GAP_SKIP = 255  # a gap byte that moves on by 255 weights and carries no value
 
 
@@ -28,6 +30,13 @@ class Kernel(IntEnum):
     ADD = 3
     MEAN = 4
     CONV_RICE = 5
+    DEPTHWISE = 6
+    POOL = 7
+    SOFTMAX = 8
+    TABLE = 9
+    MUL = 10
+    PLACE = 11
+    RESIZE = 12
 
 
 class Status(IntEnum):
@@ -166,7 +175,7 @@ CONV = Record("conv", "parameters of the convolutions; a fully connected layer i
     Field("act_max", "b", ""),
     Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
     Field("rows", "H", "output rows made at a time, at least 1"),
-    Field("reserved", "H", "0"),
+    Field("groups", "H", "of input channels that some output channels read; divides both; 1 where dense"),
     Field("bias", "I", "offset of int32 per output channel, input zero point folded in"),
     Field("multiplier", "I", "offset of int32 per output channel, 0 or 2^30..2^31-1"),
     Field("shift", "I", "offset of int8 per output channel, -31..30; left is positive"),
@@ -194,7 +203,44 @@ MEAN = Record("mean", "parameters of the mean over height and width", (
     Field("reserved2", "H", "0"),
 ))  # fmt: skip
 
-RECORDS = (HEADER, TENSOR, OP, CONV, ADD, MEAN)
+POOL = Record("pool", "parameters of the largest value or the mean under a window", (
+    Field("kernel_height", "B", ""),
+    Field("kernel_width", "B", ""),
+    Field("stride_height", "B", ""),
+    Field("stride_width", "B", ""),
+    Field("pad_top", "B", "less than the kernel is high"),
+    Field("pad_left", "B", ""),
+    Field("act_min", "b", "outputs are clamped to act_min..act_max"),
+    Field("act_max", "b", ""),
+    Field("average", "B", "1: the mean, 0: the largest value"),
+    Field("reserved", "B", "0"),
+    Field("reserved2", "H", "0"),
+))  # fmt: skip
+
+SOFTMAX = Record("softmax", "parameters of the softmax over channels", (
+    Field("multiplier", "i", "from differences to fixed point, after the shift"),
+    Field("shift", "b", "0..30"),
+    Field("reserved", "B", "0"),
+    Field("lowest", "h", "differences below this one, -255..0, count as nothing"),
+))  # fmt: skip
+
+MUL = Record("mul", "parameters of the product of two tensors; sides of 1 are repeated", (
+    Field("multiplier", "i", ""),
+    Field("shift", "b", "-31..FT_MAX_PRODUCT_SHIFT"),
+    Field("act_min", "b", ""),
+    Field("act_max", "b", ""),
+    Field("reserved", "B", "0"),
+))  # fmt: skip
+
+PLACE = Record("place", "where an image is copied to inside a larger one", (
+    Field("top", "H", "rows above it"),
+    Field("left", "H", "columns before it"),
+    Field("front", "H", "channels before it"),
+    Field("fill", "B", "1: everything is filled with `value` first"),
+    Field("value", "b", ""),
+))  # fmt: skip
+
+RECORDS = (HEADER, TENSOR, OP, CONV, ADD, MEAN, POOL, SOFTMAX, MUL, PLACE)
 
 
 def _record_text(record: Record) -> str:
@@ -222,6 +268,8 @@ def header_text() -> str:
         f"#define FT_GAP_SKIP {GAP_SKIP}u",
         f"#define FT_MAX_KERNEL_HEIGHT {MAX_KERNEL_HEIGHT}u",
         f"#define FT_MAX_CHAIN {MAX_CHAIN}u",
+        f"#define FT_MAX_SHARES {MAX_SHARES}u",
+        f"#define FT_MAX_PRODUCT_SHIFT {MAX_PRODUCT_SHIFT}",
         "typedef enum ft_status {",
         *(f"    FT_{status.name} = {status.value}, /* {STATUS_TEXT[status]} */" for status in Status),
         "} ft_status_t;",

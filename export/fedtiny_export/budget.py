@@ -23,7 +23,7 @@ from .devices import Device, Memory, all_devices
 from .errors import FedtinyError
 from .evaluate import Accuracy
 from .explain import LayerNoise
-from .ftm import Ftm
+from .ftm import Ftm, kernels_for
 from .ir import WEIGHTED, Graph, Node
 from .layout import Buffer
 from .plan import Plan
@@ -241,7 +241,7 @@ def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
         nonzero=int(np.count_nonzero(weight)),
         encoding=_encoding_name(packed.kernel.name),
         packed_bytes=len(packed.data),
-        sizes={_encoding_name(kernel.name): size for kernel, size in sparse.sizes(weight).items()},
+        sizes={_encoding_name(kernel.name): sparse.sizes(weight)[kernel] for kernel in kernels_for(graph, node)},
         macs=nominal_macs(graph, node),
         macs_executed=executed_macs(graph, node, packed.kernel),
     )

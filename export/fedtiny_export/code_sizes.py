@@ -20,7 +20,9 @@ _TABLE_CPU = {
     "xtensa-lx7": "xtensa-lx6",
 }
 _SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
-_CONVS = (Kernel.CONV_DENSE, *_SPARSE)
+_EVERY_WEIGHT = (Kernel.CONV_DENSE, Kernel.DEPTHWISE)
+# code that several kernels share, linked if one of them is
+_SHARED = {"conv": {*_EVERY_WEIGHT, *_SPARSE}, "taps": {*_SPARSE}, "two": {*_EVERY_WEIGHT}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,7 @@ class CodeSizes:
         """Opening, running and the kernels given, with what those share."""
         used = set(kernels)
         total = self.parts["core"] + sum(self.parts[kernel.name.lower()] for kernel in used)
-        if used & set(_CONVS):
-            total += self.parts["conv"]
-        if used & set(_SPARSE):
-            total += self.parts["taps"]
-        return total
+        return total + sum(self.parts[part] for part, users in _SHARED.items() if used & users)
 
 
 @dataclass(frozen=True, slots=True)

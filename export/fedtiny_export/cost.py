@@ -15,13 +15,15 @@ from .abi import Kernel
 from .code_sizes import CodeSizes
 from .fixed_point import activation_limits, add_numbers, conv_multipliers
 from .ir import WEIGHTED, Graph, Node, Op
-from .layout import BLOCK, DENSE_TAPS, SPARSE_TAPS, is_vector, plane_words
+from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, SPARSE_TAPS, VIEWS, groups, is_vector, plane_words
 from .plan import Plan
 from .sparse import Packed
 
 FEATURES = (
     "dense_taps",  # pairs of input channels times two output channels and four pixels
     "dense_blocks",  # two output channels of four pixels
+    "depthwise_taps",  # two channels of four pixels
+    "depthwise_blocks",
     "prepared",  # dense weights widened, once for every pass over output rows
     "sparse_taps",  # pairs of input channels, one of them not zero, times eight pixels
     "sparse_blocks",  # one output channel of eight pixels
@@ -45,6 +47,15 @@ FEATURES = (
     "added",
     "added_in_general",
     "averaged",  # elements read by means
+    "pooled",  # pixels times channels that pools look at
+    "pooled_outputs",
+    "softmaxed",
+    "looked_up",  # in tables
+    "multiplied",
+    "placed",  # bytes filled and copied
+    "placed_pieces",  # copies
+    "resized",
+    "resized_pixels",
     "operators",
 )
 
@@ -59,7 +70,7 @@ def nominal_macs(graph: Graph, node: Node) -> int:
 
 def executed_macs(graph: Graph, node: Node, kernel: Kernel) -> int:
     """Multiply-accumulates the chosen kernel performs."""
-    if kernel is Kernel.CONV_DENSE or node.op not in (Op.CONV, Op.DENSE):
+    if kernel in (Kernel.CONV_DENSE, Kernel.DEPTHWISE) or node.op not in WEIGHTED:
         return nominal_macs(graph, node)
     height, width, _ = graph.tensors[node.output].image
     return int(np.count_nonzero(node.constants["weight"])) * height * width
@@ -79,8 +90,10 @@ def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
     passes = -(-height // rows)
     counts = {"passes": passes, "lines": channels * passes, "line_rows": channels * height}
     counts |= _window_features(graph, node, rows, passes)
-    pairs = _pairs(node)
     quick = _quick_channels(graph, node)
+    if packed.kernel is Kernel.DEPTHWISE:
+        return counts | _depthwise_features(graph, node, quick, passes)
+    pairs = _pairs(graph, node)
     if packed.kernel is Kernel.CONV_DENSE:
         blocks = -(-channels // 2) * height * -(-width // 4)
         whole = quick.all() and channels % 2 == 0 and width >= 4
@@ -109,11 +122,27 @@ def _decoding(kernel: Kernel, weights: int, nonzero: int, passes: int) -> dict[s
     return counts
 
 
-def _pairs(node: Node) -> NDArray[np.bool_]:
+def _depthwise_features(graph: Graph, node: Node, quick: NDArray[np.bool_], passes: int) -> dict[str, int]:
+    height, width, channels = graph.tensors[node.output].image
+    several = channels > graph.tensors[node.inputs[0]].image[2]
+    units = channels if several else -(-channels // 2)
+    slow = several or not quick.all() or channels % 2 or width < 4
+    cells, blocks = node.window.kernel[0] * node.window.kernel[1], units * height * -(-width // 4)
+    return {
+        "depthwise_taps": (cells + -cells % DEPTHWISE_TAPS) * blocks,
+        "depthwise_blocks": blocks,
+        "prepared": int(node.constants["weight"].size) * passes,
+        "rescaled": height * width * channels if slow else 0,
+    }
+
+
+def _pairs(graph: Graph, node: Node) -> NDArray[np.bool_]:
     """Which pairs of neighbouring input channels have a weight, for every output channel."""
     weight = node.constants["weight"] != 0
-    if weight.shape[-1] % 2:
+    if weight.shape[-1] % 2 and groups(graph, node) == 1:
         weight = np.concatenate([weight, np.zeros((*weight.shape[:-1], 1), bool)], axis=-1)
+    if weight.shape[-1] % 2:
+        return np.asarray(weight.reshape(weight.shape[0], -1))
     return np.asarray(weight.reshape(weight.shape[0], -1, 2).any(axis=-1))
 
 
@@ -155,15 +184,38 @@ def features(plan: Plan, packed: Mapping[str, Packed]) -> dict[str, int]:
     """Count the inner steps of one inference."""
     total, graph = dict.fromkeys(FEATURES, 0), plan.graph
     for node in graph.nodes:
-        total["operators"] += 1
-        if node.op in (Op.CONV, Op.DENSE):
+        total["operators"] += node.op not in VIEWS
+        if node.op in WEIGHTED:
             for name, count in _conv_features(plan, node, packed[node.name]).items():
                 total[name] += count
-        elif node.op is Op.ADD:
-            total[_add_feature(graph, node)] += graph.tensors[node.output].elements
-        else:
-            total["averaged"] += graph.tensors[node.inputs[0]].elements
+            continue
+        for name, count in _plain_features(graph, node).items():
+            total[name] += count
     return total
+
+
+def _plain_features(graph: Graph, node: Node) -> dict[str, int]:
+    """Steps of the operators without weights."""
+    made, read = graph.tensors[node.output].elements, sum(graph.tensors[name].elements for name in node.inputs)
+    height, width, channels = graph.tensors[node.output].image
+    match node.op:
+        case Op.ADD:
+            return {_add_feature(graph, node): made}
+        case Op.MUL:
+            return {"multiplied": made}
+        case Op.MEAN:
+            return {"averaged": read}
+        case Op.MAX_POOL | Op.AVERAGE_POOL:
+            return {"pooled": int(np.prod(node.window.kernel)) * made, "pooled_outputs": made}
+        case Op.SOFTMAX:
+            return {"softmaxed": made}
+        case Op.PAD | Op.CONCAT:
+            whole = all(graph.tensors[name].image[2] == channels for name in node.inputs)
+            pieces = sum(int(np.prod(graph.tensors[name].image[: 1 if whole else 2])) for name in node.inputs)
+            return {"placed": read + made * (node.op is Op.PAD), "placed_pieces": pieces}
+        case Op.RESIZE:
+            return {"resized": made, "resized_pixels": height * width}
+    return {} if node.op in VIEWS else {"looked_up": made}
 
 
 def planned_instructions(plan: Plan, packed: Mapping[str, Packed], sizes: CodeSizes | None) -> int | None:

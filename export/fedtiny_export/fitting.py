@@ -46,7 +46,8 @@ def packed_bytes(masks: Iterable[NDArray[np.bool_]], board: str = USUAL_BOARD) -
     """
     layers = [mask.astype(np.int8) for mask in masks]
     code = load_code_sizes(load_device(board).cpu)
-    chosen = sparse.choose(layers, code.kernel_bytes() if code else {})
+    able = [(layer, sparse.CONVS) for layer in layers]
+    chosen = sparse.choose(able, code.kernel_bytes() if code else {})
     streams = sum(sparse.sizes(layer)[kernel] for layer, kernel in zip(layers, chosen, strict=True))
     channels = [int(layer.shape[0]) for layer in layers]
     return streams + sum(9 * count + -count % 4 for count in channels)

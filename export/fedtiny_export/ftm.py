@@ -7,7 +7,7 @@ are packed per layer in the encoding that makes model and linked kernels smalles
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from . import abi, sparse
 from .abi import MAX_KERNEL_HEIGHT, Kernel
 from .errors import FedtinyError
-from .fixed_point import activation_limits, add_numbers, conv_multipliers, mean_numbers
-from .ir import Graph, Node, Op
-from .layout import scratch_bytes
+from .fixed_point import activation_limits, conv_multipliers
+from .ir import WEIGHTED, WINDOWED, Graph, Node, Op
+from .layout import CONVOLUTIONS, VIEWS, groups, scratch_bytes
 from .plan import Plan, make_plan, needed_kernels
+from .runtime_ops import RUNTIME_OPS
 from .sparse import Packed
 
-KERNEL_OPS = frozenset({Op.CONV, Op.DENSE, Op.ADD, Op.MEAN})
-MAX_COUNT = 0xFFFF
+MAX_COUNT, MAX_BYTE = 0xFFFF, 0xFF
 MAX_STREAM = SPARSE_ARENA = 1 << 24
-MAX_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +41,25 @@ class Ftm:
 def lacking(graph: Graph) -> str | None:
     """What the sparse runtime has no kernel for, named with its operator; None where it has all."""
     for node in graph.nodes:
-        shapes = [graph.tensors[name].shape for name in node.inputs]
-        reasons = [
-            (node.op not in KERNEL_OPS, f"{node.op}"),
-            (node.op is Op.ADD and len(set(shapes)) > 1, "addition of two shapes"),
-            (node.op is Op.CONV and node.constants["weight"].shape[-1] != shapes[0][-1], "grouped convolution"),
-            (node.op is Op.CONV and node.window.dilation != (1, 1), "dilated convolution"),
-            (node.op is Op.CONV and node.window.kernel[0] > MAX_KERNEL_HEIGHT, "kernel over 16 rows high"),
-        ]
-        for lacks, what in reasons:
-            if lacks:
-                return f"operator {node.name}: the sparse runtime has no kernel for {what}"
+        reason = _lacks(graph, node)
+        if reason is not None:
+            return f"operator {node.name}: the sparse runtime has no kernel for {reason}"
+    return None
+
+
+def _lacks(graph: Graph, node: Node) -> str | None:
+    if node.op in RUNTIME_OPS:
+        reason = RUNTIME_OPS[node.op].lacks(node, graph.tensors)
+        if reason is not None:
+            return reason
+    elif node.op not in (*WEIGHTED, *VIEWS):
+        return f"{node.op}"
+    if node.window.dilation != (1, 1):
+        return "dilated convolution"
+    if node.op in CONVOLUTIONS and node.window.kernel[0] > MAX_KERNEL_HEIGHT:
+        return f"kernel over {MAX_KERNEL_HEIGHT} rows high"
+    if node.op in WINDOWED and max(*node.window.kernel, *node.window.stride, *node.window.pads) > MAX_BYTE:
+        return f"kernel, stride or padding over {MAX_BYTE}"
     return None
 
 
@@ -61,9 +68,10 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
     reason = lacking(graph)
     if reason is not None:
         raise FedtinyError(f"{reason}: export with --runtime tflm, or leave that operator out of the network")
-    layers = [node for node in graph.nodes if node.op in (Op.CONV, Op.DENSE)]
+    layers = [node for node in graph.nodes if node.op in WEIGHTED]
     weights = [np.asarray(node.constants["weight"], np.int8) for node in layers]
-    chosen = sparse.choose(weights, code_bytes)
+    able = [kernels_for(graph, node) for node in layers]
+    chosen = sparse.choose(list(zip(weights, able, strict=True)), code_bytes)
     packed = {
         node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
     }
@@ -74,9 +82,21 @@ def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
     return Ftm(writer.finish(), plan, packed, tuple(sorted(needed_kernels(packed, graph))), tuple(writer.ledger))
 
 
+def runs(graph: Graph) -> int:
+    """How many times a kernel is run: joining takes one for each input, a view none."""
+    return sum(0 if node.op in VIEWS else len(node.inputs) if node.op is Op.CONCAT else 1 for node in graph.nodes)
+
+
+def kernels_for(graph: Graph, node: Node) -> tuple[Kernel, ...]:
+    """The kernels that can run a layer: dense ones know no groups, or know nothing else."""
+    if groups(graph, node) == 1:
+        return sparse.CONVS
+    return (*sparse.SPARSE, Kernel.DEPTHWISE) if node.constants["weight"].shape[-1] == 1 else sparse.SPARSE
+
+
 def _check_limits(graph: Graph, plan: Plan, packed: Mapping[str, Packed]) -> None:
     """What a file cannot say and a runtime would refuse; see docs/formats.md."""
-    if len(graph.nodes) > MAX_COUNT or 2 * len(graph.tensors) > MAX_COUNT:
+    if runs(graph) > MAX_COUNT or 2 * len(graph.tensors) > MAX_COUNT:
         raise FedtinyError(
             f"the network has {len(graph.nodes):,} operators; a .ftm file holds up to {MAX_COUNT // 2:,}"
         )
@@ -85,8 +105,6 @@ def _check_limits(graph: Graph, plan: Plan, packed: Mapping[str, Packed]) -> Non
     for node in graph.nodes:
         if node.name in packed and len(packed[node.name].data) >= MAX_STREAM:
             raise FedtinyError(f"operator {node.name}: its weights pack into {MAX_STREAM:,} bytes or more")
-        if node.op is Op.MEAN and np.prod(graph.tensors[node.inputs[0]].image[:2]) > MAX_PIXELS:
-            raise FedtinyError(f"operator {node.name}: a mean over more than {MAX_PIXELS:,} pixels")
 
 
 class _Writer:
@@ -126,10 +144,9 @@ class _Writer:
         graph = self.graph
         tensors = abi.HEADER.size
         ops = tensors + abi.TENSOR.size * len(self.records)
-        self.position = ops + abi.OP.size * len(graph.nodes)
-        params = [self._params(node) for node in graph.nodes]
+        self.position = ops + abi.OP.size * runs(graph)
         table = b"".join(self._tensor(name, image) for name, image in self.records)
-        table += b"".join(self._op(i, params[i]) for i in range(len(graph.nodes)))
+        table += b"".join(record for node in graph.nodes for record in self._steps(node))
         self.ledger[:0] = [("header", abi.HEADER.size), ("tensors and operators", len(table))]
         body = table + b"".join(self.blocks)
         return self._header(tensors, ops, body) + body
@@ -145,7 +162,7 @@ class _Writer:
             "kernels": sum(1 << kernel for kernel in kernels),
             "arena_bytes": self.plan.arena_bytes,
             "tensor_count": len(self.records),
-            "op_count": len(self.graph.nodes),
+            "op_count": runs(self.graph),
             "input": self.index[self.graph.input],
             "output": self.index[self.graph.output],
             "tensors": tensors,
@@ -169,49 +186,29 @@ class _Writer:
             reserved=0,
         )
 
-    def _op(self, index: int, params: int) -> bytes:
-        node = self.graph.nodes[index]
-        kernel = {Op.ADD: Kernel.ADD, Op.MEAN: Kernel.MEAN}.get(node.op)
+    def _op(self, node: Node, kernel: Kernel, inputs: Sequence[str], params: int) -> bytes:
         return abi.OP.pack(
-            kernel=self.packed[node.name].kernel if kernel is None else kernel,
+            kernel=kernel,
             streamed=int(node.name in self.plan.streamed),
-            input=self._input(node),
-            input2=self.index[node.inputs[1]] if len(node.inputs) > 1 else abi.NO_TENSOR,
+            input=self.flat.get(inputs[0], self.index[inputs[0]]) if node.op is Op.DENSE else self.index[inputs[0]],
+            input2=self.index[inputs[1]] if len(inputs) > 1 else abi.NO_TENSOR,
             output=self.index[node.output],
             params=params,
             scratch=self.scratch.get(node.name, 0),
             scratch_bytes=scratch_bytes(self.graph, node, self.packed, self.plan.rows.get(node.name, 1)),
         )
 
-    def _input(self, node: Node) -> int:
-        name = node.inputs[0]
-        return self.flat.get(name, self.index[name]) if node.op is Op.DENSE else self.index[name]
-
-    def _params(self, node: Node) -> int:
-        if node.op is Op.ADD:
-            return self._add(node)
-        if node.op is Op.MEAN:
-            multiplier, shift = mean_numbers(node, self.graph.tensors)
-            record = abi.MEAN.pack(multiplier=multiplier, shift=shift, reserved=0, reserved2=0)
-            return self.append(node.name, record)
-        return self._conv(node)
-
-    def _add(self, node: Node) -> int:
-        numbers = add_numbers(node, self.graph.tensors)
-        low, high = activation_limits(node, self.graph.tensors[node.output])
-        record = abi.ADD.pack(
-            multiplier1=numbers.first[0],
-            shift1=numbers.first[1],
-            multiplier2=numbers.second[0],
-            shift2=numbers.second[1],
-            multiplier_out=numbers.output[0],
-            shift_out=numbers.output[1],
-            act_min=low,
-            act_max=high,
-            reserved=0,
-            reserved2=0,
-        )
-        return self.append(node.name, record)
+    def _steps(self, node: Node) -> Iterator[bytes]:
+        """The operator records of a node: one each time a kernel runs."""
+        if node.op in VIEWS:
+            return
+        if node.op in WEIGHTED:
+            yield self._op(node, self.packed[node.name].kernel, node.inputs, self._conv(node))
+            return
+        kernel = RUNTIME_OPS[node.op].kernel
+        for index, record in enumerate(RUNTIME_OPS[node.op].records(node, self.graph.tensors)):
+            inputs = node.inputs[index : index + 1] if node.op is Op.CONCAT else node.inputs
+            yield self._op(node, kernel, inputs, self.append(node.name, record))
 
     def _conv(self, node: Node) -> int:
         packed = self.packed[node.name]
@@ -235,7 +232,7 @@ class _Writer:
             act_max=high,
             max_taps=packed.max_taps,
             rows=self.plan.rows.get(node.name, 1),
-            reserved=0,
+            groups=groups(self.graph, node),
             bias=channel_bias,
             multiplier=channel_multiplier,
             shift=channel_shift,
@@ -266,16 +263,16 @@ def folded_bias(graph: Graph, node: Node) -> NDArray[np.int64]:
 def read_weights(data: bytes) -> dict[int, NDArray[np.int8]]:
     """Decode the weights of every convolution of a valid file, by operator index: proof that packing lost none."""
     header = abi.HEADER.unpack(data, 0)
-    found = {}
+    found, encoded = {}, {encoding.kernel for encoding in sparse.ENCODINGS}
     for index in range(header["op_count"]):
         op = abi.OP.unpack(data, header["ops"] + index * abi.OP.size)
-        if op["kernel"] in (Kernel.ADD, Kernel.MEAN):
+        if Kernel(op["kernel"]) not in encoded:
             continue
         source, output = (
             abi.TENSOR.unpack(data, header["tensors"] + op[key] * abi.TENSOR.size) for key in ("input", "output")
         )
         conv = abi.CONV.unpack(data, op["params"])
-        fan_in = source["channels"] * conv["kernel_height"] * conv["kernel_width"]
+        fan_in = source["channels"] // conv["groups"] * conv["kernel_height"] * conv["kernel_width"]
         stream = data[conv["weights"] : conv["weights"] + conv["weight_bytes"]]
         flat = sparse.encoding_of(Kernel(op["kernel"])).unpack(stream, output["channels"] * fan_in)
         found[index] = flat.reshape(output["channels"], fan_in)

@@ -11,13 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .abi import Kernel
-from .ir import Graph, Node, Op
+from .ir import WEIGHTED, Graph, Node, Op
+from .runtime_ops import RUNTIME_OPS
 from .sparse import Packed
 
 ALIGNMENT = 4
 # The inner loops of the runtime's convolutions: pixels, and numbers of taps, that they take at once.
 BLOCK = 8
-DENSE_TAPS, SPARSE_TAPS = 4, 2
+DENSE_TAPS, SPARSE_TAPS, DEPTHWISE_TAPS = 4, 2, 3
+# what reads its input through a window
+CONVOLUTIONS = frozenset({Op.CONV, Op.DEPTHWISE})
+# what gives other shapes to the same bytes, and takes none of its own
+VIEWS = frozenset({Op.RESHAPE})
+# what makes each row from the same row of its inputs, and can be handed rows
+BY_ROWS = frozenset({Op.ADD, *(op for op, row in RUNTIME_OPS.items() if row.kernel is Kernel.TABLE)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +43,31 @@ def is_vector(graph: Graph, node: Node) -> bool:
     if node.op is Op.DENSE:
         return True
     sides = (*graph.tensors[node.inputs[0]].image[:2], *graph.tensors[node.output].image[:2], *node.window.kernel)
-    return node.op is Op.CONV and set(sides) == {1} and node.window.pads[:2] == (0, 0)
+    whole = node.op in CONVOLUTIONS and groups(graph, node) == 1
+    return whole and set(sides) == {1} and node.window.pads[:2] == (0, 0)
+
+
+def groups(graph: Graph, node: Node) -> int:
+    """Into how many groups a layer divides its input channels."""
+    if node.op is Op.DENSE:
+        return 1
+    return int(graph.tensors[node.inputs[0]].image[2] // node.constants["weight"].shape[-1])
 
 
 def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: int) -> int:
     """Weights of one or two output channels, then a window of padded input rows: see ft_conv.c in the runtime."""
-    if node.op not in (Op.CONV, Op.DENSE):
+    if node.op not in WEIGHTED:
         return 0
     taps, kernel = packed[node.name].max_taps, packed[node.name].kernel
     if is_vector(graph, node):
         return 4 * taps
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
-    words = 2 * (taps + SPARSE_TAPS)
+    cells = node.window.kernel[0] * node.window.kernel[1]
+    words = 2 * (taps + SPARSE_TAPS) + cells
     if kernel is Kernel.CONV_DENSE:
-        words = 3 * _multiple(node.window.kernel[0] * node.window.kernel[1] * pairs, DENSE_TAPS)
+        words = 3 * _multiple(cells * pairs, DENSE_TAPS)
+    if kernel is Kernel.DEPTHWISE:
+        words = 2 * _multiple(cells, DEPTHWISE_TAPS)
     filled = (rows - 1) * node.window.stride[0] + node.window.kernel[0]
     return 4 * (words + filled * pairs * plane_words(graph, node))
 
@@ -72,7 +90,7 @@ def _motions(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int]) -> It
         node, before = chain[at], made[at]
         height = graph.tensors[node.output].image[0]
         ready = made[at - 1] if at else 1 << 30
-        if node.op is Op.CONV and before < height:
+        if node.op in CONVOLUTIONS and before < height:
             count = min(rows.get(node.name, 1), height - before)
             stride, top = node.window.stride[0], before * node.window.stride[0]
             end = top + (count - 1) * stride + node.window.kernel[0]
@@ -87,7 +105,7 @@ def _motions(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int]) -> It
                 yield from ((True, node.output, y) for y in range(before, before + count))
                 made[at] += count
                 filled[at] = max(filled[at], top + count * stride)
-        elif node.op is Op.ADD:
+        elif node.op in BY_ROWS or node.op is Op.MUL:
             for y in range(before, min(ready, height)):
                 yield from ((False, name, y) for name in node.inputs)
                 yield True, node.output, y
@@ -98,7 +116,9 @@ def _motions(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int]) -> It
 def can_take_over(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int], old: str) -> bool:
     """Whether the chain's output may begin where tensor `old` does, which nothing reads later."""
     new = chain[-1].output
-    if any(node.op not in (Op.CONV, Op.ADD) or is_vector(graph, node) for node in chain):
+    if chain[-1].op is Op.MUL and graph.tensors[old].image != graph.tensors[new].image:
+        return False
+    if any(node.op not in CONVOLUTIONS | BY_ROWS | {Op.MUL} or is_vector(graph, node) for node in chain):
         return False
     height, *rest = graph.tensors[old].image
     pitch = rest[0] * rest[1]

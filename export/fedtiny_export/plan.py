@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .abi import MAX_CHAIN, Kernel
-from .ir import Graph, Node, Op
-from .layout import ALIGNMENT, Buffer, can_take_over, is_vector, place, scratch_bytes
+from .ir import Graph, Node
+from .layout import ALIGNMENT, BY_ROWS, CONVOLUTIONS, VIEWS, Buffer, can_take_over, is_vector, place, scratch_bytes
+from .runtime_ops import RUNTIME_OPS
 from .sparse import Packed
 
 SCRATCH = "scratch of "  # what the name of an operator's scratch begins with
@@ -111,8 +112,7 @@ def _groups(
     """Buffers that have to begin together: a tensor with those that take over its bytes."""
     span = {node.name: (start, start + len(chain) - 1) for start, chain in chains for node in chain}
     written = {node.output: span[node.name][0] for node in graph.nodes} | {graph.input: 0}
-    last = {name: span[node.name][1] for node in graph.nodes for name in node.inputs}
-    last[graph.output] = len(graph.nodes) - 1
+    last = _last_uses(graph, span)
     groups: dict[str, list[Buffer]] = {graph.input: [_tensor(graph, graph.input, written, last)]}
     home = {graph.input: graph.input}
     scratch = []
@@ -124,9 +124,23 @@ def _groups(
                 scratch.append(Buffer(SCRATCH + node.name, size, *span[node.name], True))
             held = rows.get(node.name, 1) if index + 1 < len(chain) else None
             old = None if held else _taken_over(graph, chain, rows, span, last)
+            if node.op in VIEWS:
+                old = node.inputs[0]
             home[node.output] = home[old] if old else node.output
             groups.setdefault(home[node.output], []).append(_tensor(graph, node.output, written, last, held))
     return [tuple(group) for group in groups.values()] + [(buffer,) for buffer in scratch]
+
+
+def _last_uses(graph: Graph, span: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """The last operator that needs each tensor's bytes; views of the same bytes need them together."""
+    last = {name: span[node.name][1] for node in graph.nodes for name in node.inputs}
+    last[graph.output] = len(graph.nodes)  # past the last: the caller reads it
+    views = [(node.inputs[0], node.output) for node in graph.nodes if node.op in VIEWS]
+    for source, view in reversed(views):
+        last[source] = max(last[source], last.get(view, 0))
+    for source, view in views:
+        last[view] = last[source]
+    return last
 
 
 def _tensor(
@@ -147,7 +161,7 @@ def _taken_over(
     inside = {node.output for node in chain}
     for name in dict.fromkeys(name for node in chain for name in node.inputs):
         ends = last[name] == span[chain[-1].name][1]
-        if name not in inside and name != graph.output and ends and can_take_over(graph, chain, rows, name):
+        if name not in inside and ends and can_take_over(graph, chain, rows, name):
             return name
     return None
 
@@ -168,9 +182,9 @@ def _chains(plan: Plan) -> Iterator[tuple[Graph, frozenset[str]]]:
 
 def _hands_over(graph: Graph, node: Node, reader: Node) -> bool:
     """Whether rows of `node` can go to `reader`, the next operator, and nowhere else."""
-    if node.op is not Op.CONV or is_vector(graph, node) or node.output == graph.output:
+    if node.op not in CONVOLUTIONS or is_vector(graph, node) or node.output == graph.output:
         return False
-    if reader.op not in (Op.CONV, Op.ADD) or is_vector(graph, reader):
+    if reader.op not in CONVOLUTIONS | BY_ROWS or is_vector(graph, reader):
         return False
     return [other.name for other in graph.readers(node.output)] == [reader.name]
 
@@ -191,7 +205,7 @@ def _orders(plan: Plan) -> Iterator[tuple[Graph, frozenset[str]]]:
 
 def _more_rows(plan: Plan, packed: Mapping[str, Packed]) -> Plan:
     """Let convolutions make as many rows at a time as this arena allows, those with most weights first."""
-    layers = [node for node in plan.graph.nodes if node.op is Op.CONV and not is_vector(plan.graph, node)]
+    layers = [node for node in plan.graph.nodes if node.op in CONVOLUTIONS and not is_vector(plan.graph, node)]
     for node in sorted(layers, key=lambda node: -node.constants["weight"].size):
         count = plan.graph.tensors[node.output].image[0]
         while count > 1:
@@ -205,10 +219,8 @@ def _more_rows(plan: Plan, packed: Mapping[str, Packed]) -> Plan:
 
 def needed_kernels(packed: Mapping[str, Packed], graph: Graph) -> set[Kernel]:
     """What the firmware has to link."""
-    kernels = {item.kernel for item in packed.values()}
-    operators = {node.op for node in graph.nodes}
-    if Op.ADD in operators:
-        kernels.add(Kernel.ADD)
-    if Op.MEAN in operators:
-        kernels.add(Kernel.MEAN)
-    return kernels
+    return {
+        packed[node.name].kernel if node.name in packed else RUNTIME_OPS[node.op].kernel
+        for node in graph.nodes
+        if node.op not in VIEWS
+    }

@@ -144,7 +144,10 @@ ENCODINGS = (
     Encoding(Kernel.CONV_BITMAP, pack_bitmap, unpack_bitmap),
     Encoding(Kernel.CONV_GAP, pack_gap, unpack_gap),
     Encoding(Kernel.CONV_RICE, pack_rice, unpack_rice),
+    Encoding(Kernel.DEPTHWISE, pack_dense, unpack_dense),
 )
+SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
+CONVS = (Kernel.CONV_DENSE, *SPARSE)  # what a convolution of one group can be
 
 
 def encoding_of(kernel: Kernel) -> Encoding:
@@ -163,28 +166,31 @@ def sizes(weights: Weights) -> dict[Kernel, int]:
         Kernel.CONV_BITMAP: bitmap,
         Kernel.CONV_GAP: gap_bytes + -gap_bytes % 4,
         Kernel.CONV_RICE: _rice_bytes(_rice_cost(gaps)[0], nonzero),
+        Kernel.DEPTHWISE: flat.size + -flat.size % 4,
     }
 
 
 def pack(weights: Weights, kernel: Kernel) -> Packed:
     """Pack a layer (first axis: output channel) for a kernel."""
-    taps = (
-        0 if kernel is Kernel.CONV_DENSE else int(np.count_nonzero(weights.reshape(weights.shape[0], -1), axis=1).max())
-    )
+    taps = 0
+    if kernel in SPARSE:
+        taps = int(np.count_nonzero(weights.reshape(weights.shape[0], -1), axis=1).max())
     return Packed(kernel, encoding_of(kernel).pack(weights.reshape(-1)), taps)
 
 
-def choose(layers: Sequence[Weights], code_bytes: dict[Kernel, int]) -> list[Kernel]:
-    """The kernel of every layer such that weights and linked kernels together take the fewest bytes.
+def choose(layers: Sequence[tuple[Weights, Sequence[Kernel]]], code_bytes: dict[Kernel, int]) -> list[Kernel]:
+    """The kernel of every layer, of those that can read it, such that weights and linked kernels take the fewest bytes.
 
     `code_bytes` is what linking a kernel costs. All sets of kernels are tried: exact, not greedy.
     """
-    costs = [sizes(layer) for layer in layers]
+    costs = [{kernel: size for kernel, size in sizes(weights).items() if kernel in able} for weights, able in layers]
     kernels = [encoding.kernel for encoding in ENCODINGS]
     best: tuple[int, list[Kernel]] | None = None
     for subset in range(1, 1 << len(kernels)):
         allowed = [kernel for bit, kernel in enumerate(kernels) if subset >> bit & 1]
-        picked = [min(allowed, key=lambda kernel, cost=cost: (cost[kernel], kernel)) for cost in costs]  # type: ignore[misc]
+        if any(cost.keys().isdisjoint(allowed) for cost in costs):
+            continue
+        picked = [min((cost[kernel], kernel) for kernel in allowed if kernel in cost)[1] for cost in costs]
         total = sum(cost[kernel] for cost, kernel in zip(costs, picked, strict=True))
         total += sum(code_bytes.get(kernel, 0) for kernel in set(picked))
         if best is None or total < best[0]:

@@ -57,17 +57,16 @@ static void run(ft_context_t *context) {
     ft_add_t add;
     ft_quick_t second, result;
     ft_read(context->model, context->op.params, &add, FT_ADD_BYTES);
-    uint32_t y = context->row, end = context->available < out->height ? context->available : out->height;
-    uint32_t count = (end - y) * out->width * out->channels;
-    operands_t x = {ft_row(context, a, y), ft_row(context, b, y), ft_row(context, out, y), count, 0, 0};
-    context->row = end;
+    ft_rows_t rows = ft_next_rows(context);
+    uint32_t y = rows.first;
+    operands_t x = {ft_row(context, a, y), ft_row(context, b, y), ft_row(context, out, y), rows.elements, 0, 0};
     operands_t swapped = {x.b, x.a, x.out, x.count, b->zero_point, a->zero_point};
     x.zero_a = a->zero_point, x.zero_b = b->zero_point;
     int quick = ft_quick(&result, add.multiplier_out, add.shift_out, out->zero_point);
-    if (!quick || add.act_min != -128 || add.act_max != 127) add_any(x, &add, out->zero_point);
-    else if (add.multiplier1 == HALF && add.shift1 == 0 && ft_quick(&second, add.multiplier2, add.shift2, 0))
+    quick = quick && add.act_min == -128 && add.act_max == 127;
+    if (quick && add.multiplier1 == HALF && add.shift1 == 0 && ft_quick(&second, add.multiplier2, add.shift2, 0))
         add_quickly(x, second, result);
-    else if (add.multiplier2 == HALF && add.shift2 == 0 && ft_quick(&second, add.multiplier1, add.shift1, 0))
+    else if (quick && add.multiplier2 == HALF && add.shift2 == 0 && ft_quick(&second, add.multiplier1, add.shift1, 0))
         add_quickly(swapped, second, result);
     else add_any(x, &add, out->zero_point);
 }

@@ -7,7 +7,8 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
     uint32_t block = context->output.width < 8u ? 8u : context->output.width;
     state->context = context;
-    state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * context->input.channels;
+    state->fan = context->input.channels / conv->groups;
+    state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * state->fan;
     state->pairs = (context->input.channels + 1u) / 2u;
     state->positions = block + reach / stride;
     state->last = reach % stride;
@@ -20,11 +21,14 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height);
 }
 
-static uint32_t tap_words(const ft_conv_state_t *state, int sparse) {
-    uint32_t taps = (uint32_t)state->conv.kernel_height * state->conv.kernel_width * state->pairs;
-    if (sparse && ft_is_vector(state)) return state->conv.max_taps;
-    if (sparse) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS);
-    return ft_is_vector(state) ? 0u : 3u * ((taps + FT_DENSE_TAPS - 1u) / FT_DENSE_TAPS * FT_DENSE_TAPS);
+static uint32_t multiple(uint32_t count, uint32_t of) { return (count + of - 1u) / of * of; }
+
+static uint32_t tap_words(const ft_conv_state_t *state, ft_conv_kind_t kind) {
+    uint32_t cells = (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
+    if (kind == FT_CONV_SPARSE && ft_is_vector(state)) return state->conv.max_taps;
+    if (kind == FT_CONV_SPARSE) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS) + cells;
+    if (kind == FT_CONV_DEPTHWISE) return FT_DEPTHWISE_STEP * multiple(cells, FT_DEPTHWISE_TAPS);
+    return ft_is_vector(state) ? 0u : FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
 }
 
 /* No input can make a sum leave 32 bits, shifted left or not: the bias keeps a distance of 128 * 128 a weight. */
@@ -47,7 +51,14 @@ static ft_status_t check_arrays(const ft_context_t *context, const ft_conv_t *co
     return FT_OK;
 }
 
-ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse) {
+/* Dense kernels have no groups, or each channel is one. */
+static int groups_ok(const ft_context_t *context, uint32_t groups, ft_conv_kind_t kind) {
+    uint32_t in = context->input.channels;
+    if (groups == 0u || in % groups != 0u || context->output.channels % groups != 0u) return 0;
+    return kind == FT_CONV_SPARSE || groups == (kind == FT_CONV_DENSE ? 1u : in);
+}
+
+ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, ft_conv_kind_t kind) {
     const ft_tensor_t *in = &context->input, *out = &context->output;
     ft_conv_t *conv = &state->conv;
     if (!ft_inside(context->model, context->op.params, FT_CONV_BYTES)) return FT_ERROR_FORMAT;
@@ -56,11 +67,12 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, i
         return FT_ERROR_FORMAT;
     if (conv->stride_height == 0u || conv->stride_width == 0u || conv->rows == 0u || conv->act_min > conv->act_max)
         return FT_ERROR_FORMAT;
+    if (!groups_ok(context, conv->groups, kind)) return FT_ERROR_FORMAT;
     uint32_t wide = (uint32_t)conv->pad_left + in->width + conv->pad_right;
     if ((out->width - 1u) * conv->stride_width + conv->kernel_width > wide) return FT_ERROR_FORMAT;
     uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
-    if (fan_in * out->channels >= (1u << 30) || (sparse && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
-    uint64_t window = measure(context, state), taps = tap_words(state, sparse);
+    if (fan_in * out->channels >= (1u << 30) || (kind == FT_CONV_SPARSE && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
+    uint64_t window = measure(context, state), taps = tap_words(state, kind);
     if (ft_is_vector(state)) window = 0u;
     else if (window == 0u) return FT_ERROR_FORMAT;
     if (window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
@@ -154,12 +166,12 @@ static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_
     else context->filled = next;
 }
 
-void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
+void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
     ft_conv_state_t state;
     ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
     (void)measure(context, &state);
     state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
-    state.window = state.taps + tap_words(&state, sparse);
+    state.window = state.taps + tap_words(&state, kind);
     uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
     state.height = left < state.conv.rows ? left : state.conv.rows;
     state.out = ft_row(context, &context->output, context->row);

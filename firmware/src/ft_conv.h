@@ -20,6 +20,7 @@
 typedef struct ft_conv_state {
     const ft_context_t *context;
     ft_conv_t conv;
+    uint32_t fan;       /* input channels that one output channel reads */
     uint32_t weights;   /* of one output channel */
     uint32_t pairs;     /* channel pairs of the input */
     uint32_t positions; /* of the first column phase; those after `last` have one less */
@@ -35,19 +36,22 @@ typedef struct ft_conv_state {
 
 typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
 
-/* Check everything but the weight stream, given the words that weights take in scratch. */
-ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, int sparse);
+/* How weights lie in scratch: see tap_words in ft_conv.c. */
+typedef enum ft_conv_kind { FT_CONV_DENSE, FT_CONV_SPARSE, FT_CONV_DEPTHWISE } ft_conv_kind_t;
+
+/* Check everything but the weight stream. */
+ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, ft_conv_kind_t kind);
 
 /* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin`, if any, runs
  * before the first. */
-void ft_conv_run(ft_context_t *context, int sparse, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
+void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
 
 /* A dense layer: one pixel in, one pixel out. It reads its input in place. */
 static inline int ft_is_vector(const ft_conv_state_t *state) {
     const ft_tensor_t *in = &state->context->input, *out = &state->context->output;
     const ft_conv_t *conv = &state->conv;
     return in->height == 1u && in->width == 1u && out->height == 1u && out->width == 1u && conv->kernel_height == 1u &&
-           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u;
+           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u && conv->groups == 1u;
 }
 
 /* A column of the padded input: `start + position` words into a plane. */
@@ -78,11 +82,31 @@ static inline uint32_t ft_lowest_bit(uint32_t bits) {
 #endif
 }
 
+/* Words until the weights of the next tap: a step, then one pair or two of weights. */
+#define FT_DEPTHWISE_STEP 2u
+#define FT_DENSE_STEP 3u
+
+/* Write the steps from tap to tap, `step` words apart, over planes of as many channel pairs as given. */
+void ft_conv_steps(const ft_conv_state_t *state, uint32_t step, uint32_t pairs, uint32_t *end);
+
+/* The inner loops of a kernel that makes two channels of four pixels at once: as sums, or finished. */
+typedef struct ft_loops {
+    void (*sums)(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+    void (*outputs)(const uint32_t *window, const ft_block_t *block, int8_t *out);
+} ft_loops_t;
+
+/* Compute `count` output channels (1: what the loops make in place `from`, 0 or 1) for every pixel of the pass. */
+void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const uint32_t *window, const uint32_t *end,
+                 uint32_t channel, uint32_t count, uint32_t from);
+
+/* Of the sparse kernels: what runs before the first pass. */
+void ft_conv_cells(ft_conv_state_t *state);
+
 /* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
 uint32_t *ft_conv_list(const ft_conv_state_t *state);
 
-/* Compute one output channel from the `count` weights in its list. */
-void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t count);
+/* Compute one output channel from the weights in its list, which ends at `end`. */
+void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, const uint32_t *list, const uint32_t *end);
 
 /* One output channel's numbers. */
 typedef struct ft_conv_channel {

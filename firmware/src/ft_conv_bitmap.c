@@ -15,7 +15,7 @@ static uint32_t bitmap_words(uint32_t weights) { return (weights + 31u) / 32u; }
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     uint32_t weights = state.weights * context->output.channels, words = bitmap_words(weights), values = 0, taps = 0;
     uint32_t end = state.weights;
@@ -54,13 +54,13 @@ static void pass(ft_conv_state_t *state) {
     uint32_t channels = state->context->output.channels;
     const uint32_t *bits = ft_words_at(state->context->model, state->conv.weights);
     bitmap_stream_t stream = {bits, bits + bitmap_words(channels * state->weights), 0u};
+    uint32_t *list = ft_conv_list(state);
     for (uint32_t channel = 0; channel < channels; channel++) {
-        uint32_t *list = ft_conv_list(state);
-        uint32_t *end = decode(&stream, channel * state->weights, state->weights, list);
-        ft_conv_taps(state, channel, (uint32_t)(end - list));
+        const uint32_t *end = decode(&stream, channel * state->weights, state->weights, list);
+        ft_conv_taps(state, channel, list, end);
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass); }
 
 const ft_kernel_t ft_kernel_conv_bitmap = {check, run};

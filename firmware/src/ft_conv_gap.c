@@ -32,7 +32,7 @@ static int next_gap_checked(gap_stream_t *stream, uint32_t bytes) {
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
     gap_stream_t stream = {ft_words_at(context->model, state.conv.weights), 0u, 0u};
@@ -50,18 +50,18 @@ static ft_status_t check(const ft_context_t *context) {
 
 FT_HOT static void pass(ft_conv_state_t *state) {
     gap_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 0u, 0u};
-    uint32_t channels = state->context->output.channels, start = 0;
+    uint32_t channels = state->context->output.channels, start = 0, *list = ft_conv_list(state);
     next_gap(&stream);
     for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
-        uint32_t *list = ft_conv_list(state), *to = list, end = start + state->weights;
+        uint32_t *to = list, end = start + state->weights;
         for (; stream.position < end; next_gap(&stream)) {
             *to++ = (stream.position - start) << 8 | ft_byte(stream.words, stream.at++);
             stream.position++;
         }
-        ft_conv_taps(state, channel, (uint32_t)(to - list));
+        ft_conv_taps(state, channel, list, to);
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass); }
 
 const ft_kernel_t ft_kernel_conv_gap = {check, run};

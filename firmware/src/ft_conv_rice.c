@@ -15,22 +15,16 @@ typedef struct {
     uint32_t position;
 } rice_stream_t;
 
-/* The 32 bits from bit `at` on. */
-static inline uint32_t peek(const rice_stream_t *stream, uint32_t at) {
-    const uint32_t *words = stream->words + at / 32u;
-    return (words[0] >> (at % 32u)) | (words[1] << 1 << (31u - at % 32u));
-}
-
 /* Read a gap; returns the value behind it, which is no value if the gap reaches the end of the layer. */
 static inline uint32_t next_gap(rice_stream_t *stream) {
-    uint32_t bits = peek(stream, stream->at);
-    for (; FT_RARELY(bits == 0u); bits = peek(stream, stream->at)) {
+    uint32_t bits = ft_bits(stream->words, stream->at);
+    for (; FT_RARELY(bits == 0u); bits = ft_bits(stream->words, stream->at)) {
         stream->at += 32u;
         stream->position += (uint32_t)32 << stream->low;
     }
     uint32_t zeros = ft_lowest_bit(bits);
     stream->at += zeros + 1u;
-    bits = FT_RARELY(zeros + stream->low > 23u) ? peek(stream, stream->at) : bits >> zeros >> 1;
+    bits = FT_RARELY(zeros + stream->low > 23u) ? ft_bits(stream->words, stream->at) : bits >> zeros >> 1;
     stream->position += (zeros << stream->low) + (bits & (((uint32_t)1 << stream->low) - 1u));
     stream->at += stream->low;
     return bits >> stream->low & 0xFFu;
@@ -41,7 +35,7 @@ static int gap_inside(const rice_stream_t *stream, uint32_t words, uint32_t weig
     uint32_t position = stream->position;
     for (uint32_t at = stream->at; position <= weights; at += 32u, position += (uint32_t)32 << stream->low) {
         if (at / 32u + 1u >= words) return 0;
-        uint32_t bits = peek(stream, at);
+        uint32_t bits = ft_bits(stream->words, at);
         if (bits != 0u) return at + ft_lowest_bit(bits) + 1u + stream->low + 8u <= 32u * (words - 1u);
     }
     return 0;
@@ -49,7 +43,7 @@ static int gap_inside(const rice_stream_t *stream, uint32_t words, uint32_t weig
 
 static ft_status_t check(const ft_context_t *context) {
     ft_conv_state_t state;
-    ft_status_t status = ft_conv_check(context, &state, 1);
+    ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24) || state.conv.weight_bytes < 8u) return FT_ERROR_FORMAT;
     rice_stream_t stream = {ft_words_at(context->model, state.conv.weights), 8u, 0u, 0u};
@@ -70,21 +64,21 @@ static ft_status_t check(const ft_context_t *context) {
 
 FT_HOT static void pass(ft_conv_state_t *state) {
     rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u, 0u};
-    uint32_t channels = state->context->output.channels, start = 0;
+    uint32_t channels = state->context->output.channels, start = 0, *list = ft_conv_list(state);
     stream.low = ft_byte(stream.words, 0u);
     uint32_t value = next_gap(&stream);
     for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
-        uint32_t *list = ft_conv_list(state), *to = list, end = start + state->weights;
+        uint32_t *to = list, end = start + state->weights;
         while (stream.position < end) {
             *to++ = (stream.position - start) << 8 | value;
             stream.at += 8u;
             stream.position++;
             value = next_gap(&stream);
         }
-        ft_conv_taps(state, channel, (uint32_t)(to - list));
+        ft_conv_taps(state, channel, list, to);
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, 1, NULL, pass); }
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass); }
 
 const ft_kernel_t ft_kernel_conv_rice = {check, run};

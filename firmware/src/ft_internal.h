@@ -62,6 +62,36 @@ static inline int8_t *ft_row(const ft_context_t *context, const ft_tensor_t *ten
     return ft_data(context, tensor) + at * tensor->width * tensor->channels;
 }
 
+/* The rows of a pointwise operator that can be made now; they count as made. */
+typedef struct ft_rows {
+    uint32_t first, elements;
+} ft_rows_t;
+
+static inline ft_rows_t ft_next_rows(ft_context_t *context) {
+    const ft_tensor_t *out = &context->output;
+    uint32_t end = context->available < out->height ? context->available : out->height;
+    ft_rows_t rows = {context->row, (end - context->row) * out->width * out->channels};
+    context->row = end;
+    return rows;
+}
+
+/* An operator that needs all of its inputs, and gives all of its output, at once. */
+static inline int ft_whole(const ft_context_t *context) {
+    return !context->op.streamed && context->input.rows == context->input.height &&
+           context->input2.rows == context->input2.height;
+}
+
+/* Copy a few bytes. The empty statement keeps a compiler from putting the C library's memcpy in the loop's place, which
+ * takes more flash than all of this saves time. */
+static inline void ft_copy(int8_t *to, const int8_t *from, uint32_t bytes) {
+    while (bytes-- > 0u) {
+        *to++ = *from++;
+#if defined(__GNUC__)
+        __asm__ volatile("");
+#endif
+    }
+}
+
 /* A factor multiplier * 2^(shift - 31), taken apart once for many numbers. */
 typedef struct ft_scale {
     int32_t multiplier;

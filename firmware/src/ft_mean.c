@@ -8,7 +8,7 @@ static ft_status_t check(const ft_context_t *context) {
     if (mean.multiplier < 0 || mean.shift < -31 || mean.shift > 30) return FT_ERROR_FORMAT;
     if ((uint32_t)context->input.height * context->input.width > (1u << 22)) return FT_ERROR_FORMAT;
     if (context->output.height != 1u || context->output.width != 1u) return FT_ERROR_FORMAT;
-    if (context->op.streamed || context->input.rows != context->input.height) return FT_ERROR_FORMAT;
+    if (!ft_whole(context)) return FT_ERROR_FORMAT;
     return context->output.channels == context->input.channels ? FT_OK : FT_ERROR_FORMAT;
 }
 

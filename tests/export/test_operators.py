@@ -1,15 +1,21 @@
-"""Every operator alone and in random networks: numpy reference = TFLite Micro = LiteRT, byte for byte."""
+"""Every operator alone and in random networks: numpy = TFLite Micro = LiteRT = the C runtime, byte for byte."""
 
 from __future__ import annotations
 
+import host_runtime
 import networks
 import numpy as np
 import oracles
 import pytest
 from fedtiny_export import reference
+from fedtiny_export.abi import Kernel
+from fedtiny_export.ftm import lacking, write_ftm
 from fedtiny_export.ir import Graph, Op, Window
+from fedtiny_export.sparse import SPARSE
 from fedtiny_export.write_tflite import write_tflite
 from networks import Builder
+
+LACKING = ("addition of two shapes", "dilated convolution", "transpose")
 
 
 def spread(graph: Graph, count: int = 100, seed: int = 0) -> np.ndarray:
@@ -29,7 +35,21 @@ def agree(graph: Graph, count: int = 100, seed: int = 0) -> np.ndarray:
     once = reference.run(graph, inputs, single_rounding_dense=True)
     assert np.array_equal(oracles.litert(model, inputs), once.reshape(count, -1))
     assert len(np.unique(expected)) > 8, "a constant output would prove nothing"
+    runtime_agrees(graph, inputs, expected)
     return expected
+
+
+def runtime_agrees(graph: Graph, inputs: np.ndarray, expected: np.ndarray) -> None:
+    """With layers in the encoding that is smallest, and with every weight stored; what it lacks is a short list."""
+    reason = lacking(graph)
+    if reason is not None:
+        assert reason.split("kernel for ")[1] in LACKING
+        return
+    for every_weight in (False, True):
+        costs = {kernel: 10**9 * (every_weight and kernel in SPARSE) for kernel in Kernel}
+        status, _, found = host_runtime.run(write_ftm(graph, costs).data, inputs)
+        assert status == 0
+        assert found == expected.tobytes()
 
 
 def built(shape: tuple[int, ...], seed: int, op: Op, *, settings=None, before=None, low=None, **fields) -> Graph:
@@ -124,6 +144,7 @@ def test_every_int8_value_through_an_activation_at_every_scale(op, scale):
     expected = reference.run(graph, inputs)
     assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected)
     assert np.array_equal(oracles.litert(write_tflite(graph), inputs), expected)
+    runtime_agrees(graph, inputs, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -16,15 +17,19 @@ from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm import Ftm, write_ftm
 from fedtiny_export.ir import Graph
 from fedtiny_export.project import write_project
+from fedtiny_export.read_tflite import read_tflite
+from fedtiny_export.reduce import reduce_graph
 from host_runtime import FLAGS, ROOT, SANITIZERS
-from networks import CONV_KERNELS, Builder, ic01, residual, samples, streamed
+from networks import CONV_KERNELS, Builder, every_operator, ic01, residual, samples, separable, streamed
 
 DEVICE = load_device("qemu-m4")
+SHARED = Path(os.environ.get("FEDTINY_SHARED", ROOT.parent / "shared")) / "models"
 
 
 def emulate(folder: Path, graph: Graph, forced: Kernel, count: int = 4) -> tuple[Ftm, Measured]:
     """Build a network with one encoding, run it, and compare with the reference."""
-    ftm = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in Kernel})
+    wanted = {forced, Kernel.DEPTHWISE if forced is Kernel.CONV_DENSE else forced}
+    ftm = write_ftm(graph, {kernel: 0 if kernel in wanted else 10**9 for kernel in Kernel})
     inputs = samples(graph, count)
     outputs = reference.run(graph, inputs)
     np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
@@ -64,6 +69,8 @@ NETWORKS = {
     "residual": lambda: residual(5, 0.3, 0.4, (12, 12, 4), (8, 12)),
     "streamed": lambda: streamed(6, 0.3, (21, 19, 3)),
     "odd": odd,
+    "separable": lambda: separable(2, (17, 22, 3), 7),
+    "several a channel": lambda: separable(3, (13, 12, 3), 6, times=3),
 }
 
 
@@ -74,6 +81,13 @@ def test_the_processor_s_own_loops_give_the_same_bytes(network, forced, tmp_path
     outputs = reference.run(graph, samples(graph, 4))
     assert len(np.unique(outputs)) > 8
     _, measured = emulate(tmp_path, graph, forced)
+    assert measured.golden_equal, measured.first_difference
+
+
+def test_operators_without_weights_give_the_same_bytes(tmp_path, tools):
+    graph = every_operator(1, 9)
+    assert len(np.unique(reference.run(graph, samples(graph, 4)))) > 8
+    _, measured = emulate(tmp_path, graph, Kernel.CONV_DENSE)
     assert measured.golden_equal, measured.first_difference
 
 
@@ -93,3 +107,16 @@ def test_mlperf_s_network_sparse(density, most, tmp_path, tools):
     found = {name: value for name, value, *_ in measured.figures}
     assert measured.golden_equal
     assert found["instructions"] < most
+
+
+if (SHARED / "vww01_mobilenetv1_int8.tflite").is_file():
+
+    def test_the_published_visual_wake_words_network(tmp_path, tools):
+        """TFLite Micro with CMSIS-NN takes 24.1 million instructions, 386,572 bytes of flash and 100,708 of arena."""
+        graph = reduce_graph(read_tflite(SHARED / "vww01_mobilenetv1_int8.tflite"))
+        ftm, measured = emulate(tmp_path, graph, Kernel.CONV_DENSE, 1)
+        found = {name: value for name, value, *_ in measured.figures}
+        assert measured.golden_equal
+        assert found["instructions"] < 9_000_000
+        assert found["ram.arena"] == ftm.plan.arena_bytes < 32_768
+        assert found["flash.code"] + found["flash.data"] + found["flash.model"] < 53_248

@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from fedtiny_export.abi import Kernel  # noqa: E402
 from fedtiny_export.ftm import write_ftm  # noqa: E402
 from fedtiny_export.ir import Op  # noqa: E402
-from networks import CONV_KERNELS, Builder, residual, streamed  # noqa: E402
+from networks import CONV_KERNELS, Builder, every_operator, residual, separable, streamed  # noqa: E402
 
 
 def vector(density: float) -> Builder:
@@ -23,9 +23,11 @@ def vector(density: float) -> Builder:
 
 
 def averaged() -> Builder:
-    """A strided convolution and a mean."""
+    """A strided convolution, an addition that clamps, and a mean."""
     b = Builder((5, 6, 3), 3, 0.5)
-    b.conv(4, stride=2, high=0.3)
+    first = b.conv(4, stride=2, high=0.3)
+    b.conv(4, 1, low=None)
+    b.add(Op.ADD, b.last, first, low=0.0, high=0.4)
     b.add(Op.MEAN)
     b.dense(3)
     return b
@@ -35,9 +37,12 @@ def seeds() -> dict[str, bytes]:
     """Every network with every encoding."""
     graphs = {
         "residual": residual(1, 0.3, 0.2, (6, 6, 2), (3, 4)),
-        "streamed": streamed(1, 0.3, (10, 9, 2), 4),
+        "streamed": streamed(1, 0.3, (12, 12, 2), 4),
+        "swapped": streamed(2, 0.3, (12, 12, 2), 4),
         "vector": vector(0.4).int8(),
         "averaged": averaged().int8(),
+        "separable": separable(0, (12, 12, 3), 4),
+        "operators": every_operator(0, 6),
     }
     return {
         f"{name}-{kernel.name.lower()}": write_ftm(graph, {k: 0 if k is kernel else 1 << 30 for k in Kernel}).data

@@ -160,6 +160,48 @@ def streamed(seed: int, density: float = 1.0, shape=(16, 16, 3), width: int = 8)
     return b.int8()
 
 
+def separable(seed: int, shape=(12, 12, 3), width: int = 8, times: int = 1) -> Graph:
+    """Depthwise and 1x1 convolutions in turn, as MobileNets have them, with strides and channels of their own."""
+    b = Builder(shape, seed)
+    b.conv(width, stride=2, pads=(0, 0, 1, 1))
+    b.depthwise(times, (3, 3), pads=(1, 1, 1, 1), low=0.0)
+    b.conv(2 * width, 1)
+    b.depthwise(1, (3, 3), (2, 2), (0, 0, 1, 1), low=0.0)
+    b.conv(2 * width, 1)
+    b.depthwise(1, (2, 3), (1, 2), (1, 0, 0, 2), high=0.8)
+    b.add(Op.AVERAGE_POOL, window=Window((2, 2), (2, 1)))
+    b.dense(10)
+    b.add(Op.SOFTMAX, settings={"beta": 1.0})
+    return b.int8()
+
+
+def every_operator(seed: int, side: int = 8) -> Graph:
+    """All operators without weights, joined and repeated in every way."""
+    b = Builder((side, side + 1, 4), seed)
+    b.add(Op.PAD, constants={"pads": np.array([[1, 0], [0, 2], [0, 0]])})
+    first = b.conv(6, 3, low=None)
+    gate = b.add(Op.LOGISTIC)
+    left = b.add(Op.MUL, first, gate)
+    right = b.add(Op.HARD_SWISH, b.conv(6, 1, low=None, source=first))
+    joined = b.add(Op.CONCAT, left, right, first, settings={"axis": 2})
+    b.add(Op.MEAN)
+    b.conv(18, 1, pads=(0,) * 4, low=None)
+    b.add(Op.LOGISTIC)
+    b.add(Op.MUL, joined, b.last)
+    b.add(Op.MAX_POOL, window=Window((3, 2), (2, 2), (1, 0, 1, 1)))
+    b.add(Op.LEAKY_RELU, settings={"alpha": 0.2})
+    high, wide, _ = b.tensors[b.last].shape
+    b.add(Op.RESIZE, settings={"height": 2 * high, "width": wide + 2})
+    b.add(Op.AVERAGE_POOL, window=Window((3, 3), (2, 2), (1, 1, 0, 0)))
+    b.add(Op.RELU, high=0.5)
+    b.add(Op.CONCAT, b.last, b.last, settings={"axis": 0})
+    elements = b.tensors[b.last].elements
+    b.add(Op.RESHAPE, constants={"shape": np.array([elements])})
+    b.dense(7)
+    b.add(Op.SOFTMAX, settings={"beta": 1.5})
+    return b.int8()
+
+
 def every_shape() -> Graph:
     """Layers of every shape that the kernels tell apart: odd channels and widths, strides, a window of one pixel,
     clamped outputs, rows handed on, and a dense layer."""

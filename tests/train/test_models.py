@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import tomllib
 
+import host_runtime
 import numpy as np
 import onnx
 import pytest
 import torch
+from fedtiny_export import reference
 from fedtiny_export.errors import UsageError
+from fedtiny_export.ftm import write_ftm
+from fedtiny_export.passes import simplify
+from fedtiny_export.quantize import quantize, read_ranges
+from fedtiny_export.read_onnx import read_onnx
+from networks import samples
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
@@ -228,11 +235,22 @@ def test_every_network_is_trained_pruned_and_written(tmp_path, name, shape, widt
     assert len(lines) == 3
     assert all(np.isfinite(line["loss"]) for line in lines)
     proto = onnx.load(tmp_path / "run/model.onnx")
-    with np.load(tmp_path / "run/samples.npz") as samples:
-        x = samples["x"].astype(np.float32)
+    with np.load(tmp_path / "run/samples.npz") as kept:
+        x = kept["x"].astype(np.float32)
     x = x if x.ndim == 2 else x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     logits = ReferenceEvaluator(proto).run(None, {"input": x})[0]
     assert logits.shape == (12, 3)
     assert np.isfinite(logits).all()
     ranges = json.loads((tmp_path / "run/ranges.json").read_text())
     assert list(ranges) == ["input", *(node.output[0] for node in proto.graph.node)]
+    the_c_runtime_agrees(tmp_path / "run")
+
+
+def the_c_runtime_agrees(run):
+    """No network of ours has an operator that it lacks."""
+    graph = quantize(simplify(read_onnx(run / "model.onnx")), read_ranges(run / "ranges.json"))
+    inputs = samples(graph, 8)
+    expected = reference.run(graph, inputs)
+    assert len(np.unique(expected)) > 4
+    status, _, found = host_runtime.run(write_ftm(graph, {}).data, inputs)
+    assert (status, found) == (0, expected.tobytes())

@@ -3,12 +3,14 @@
 #define FT_ABI_H
 #include <stdint.h>
 #define FT_MAGIC 0x314D5446u
-#define FT_VERSION 2u
+#define FT_VERSION 3u
 #define FT_NO_TENSOR 0xFFFFu
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
 #define FT_MAX_KERNEL_HEIGHT 16u
 #define FT_MAX_CHAIN 3u
+#define FT_MAX_SHARES 4095u
+#define FT_MAX_PRODUCT_SHIFT 14
 typedef enum ft_status {
     FT_OK = 0, /* done */
     FT_DONE = 1, /* the last operator has run */
@@ -27,7 +29,14 @@ typedef enum ft_status {
 #define FT_KERNEL_ADD 3u
 #define FT_KERNEL_MEAN 4u
 #define FT_KERNEL_CONV_RICE 5u
-#define FT_KERNEL_COUNT 6u
+#define FT_KERNEL_DEPTHWISE 6u
+#define FT_KERNEL_POOL 7u
+#define FT_KERNEL_SOFTMAX 8u
+#define FT_KERNEL_TABLE 9u
+#define FT_KERNEL_MUL 10u
+#define FT_KERNEL_PLACE 11u
+#define FT_KERNEL_RESIZE 12u
+#define FT_KERNEL_COUNT 13u
 /* the first bytes of the file */
 typedef struct ft_header {
     uint32_t magic; /* FT_MAGIC */
@@ -86,7 +95,7 @@ typedef struct ft_conv {
     int8_t act_max;
     uint16_t max_taps; /* most non-zero weights of one output channel; 0 where dense */
     uint16_t rows; /* output rows made at a time, at least 1 */
-    uint16_t reserved; /* 0 */
+    uint16_t groups; /* of input channels that some output channels read; divides both; 1 where dense */
     uint32_t bias; /* offset of int32 per output channel, input zero point folded in */
     uint32_t multiplier; /* offset of int32 per output channel, 0 or 2^30..2^31-1 */
     uint32_t shift; /* offset of int8 per output channel, -31..30; left is positive */
@@ -119,4 +128,49 @@ typedef struct ft_mean {
 } ft_mean_t;
 #define FT_MEAN_BYTES 8u
 typedef char ft_mean_size_check[sizeof(ft_mean_t) == FT_MEAN_BYTES ? 1 : -1];
+/* parameters of the largest value or the mean under a window */
+typedef struct ft_pool {
+    uint8_t kernel_height;
+    uint8_t kernel_width;
+    uint8_t stride_height;
+    uint8_t stride_width;
+    uint8_t pad_top; /* less than the kernel is high */
+    uint8_t pad_left;
+    int8_t act_min; /* outputs are clamped to act_min..act_max */
+    int8_t act_max;
+    uint8_t average; /* 1: the mean, 0: the largest value */
+    uint8_t reserved; /* 0 */
+    uint16_t reserved2; /* 0 */
+} ft_pool_t;
+#define FT_POOL_BYTES 12u
+typedef char ft_pool_size_check[sizeof(ft_pool_t) == FT_POOL_BYTES ? 1 : -1];
+/* parameters of the softmax over channels */
+typedef struct ft_softmax {
+    int32_t multiplier; /* from differences to fixed point, after the shift */
+    int8_t shift; /* 0..30 */
+    uint8_t reserved; /* 0 */
+    int16_t lowest; /* differences below this one, -255..0, count as nothing */
+} ft_softmax_t;
+#define FT_SOFTMAX_BYTES 8u
+typedef char ft_softmax_size_check[sizeof(ft_softmax_t) == FT_SOFTMAX_BYTES ? 1 : -1];
+/* parameters of the product of two tensors; sides of 1 are repeated */
+typedef struct ft_mul {
+    int32_t multiplier;
+    int8_t shift; /* -31..FT_MAX_PRODUCT_SHIFT */
+    int8_t act_min;
+    int8_t act_max;
+    uint8_t reserved; /* 0 */
+} ft_mul_t;
+#define FT_MUL_BYTES 8u
+typedef char ft_mul_size_check[sizeof(ft_mul_t) == FT_MUL_BYTES ? 1 : -1];
+/* where an image is copied to inside a larger one */
+typedef struct ft_place {
+    uint16_t top; /* rows above it */
+    uint16_t left; /* columns before it */
+    uint16_t front; /* channels before it */
+    uint8_t fill; /* 1: everything is filled with `value` first */
+    int8_t value;
+} ft_place_t;
+#define FT_PLACE_BYTES 8u
+typedef char ft_place_size_check[sizeof(ft_place_t) == FT_PLACE_BYTES ? 1 : -1];
 #endif

@@ -25,8 +25,10 @@ static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
  *
  * Two channels: steps count from the tap before; the number of taps is a multiple of FT_DENSE_TAPS. One channel:
  * steps count from FT_SPARSE_MOVES words behind the tap before; the number is a multiple of FT_SPARSE_TAPS, and
- * behind the last is one whose weights are 0. Neither is empty. The field order is known to assembly. */
+ * behind the last is one whose weights are 0. Depthwise: steps as with two channels, a multiple of FT_DEPTHWISE_TAPS,
+ * and one pair of weights. None is empty. The field order is known to assembly. */
 #define FT_DENSE_TAPS 4u
+#define FT_DEPTHWISE_TAPS 3u
 #define FT_SPARSE_TAPS 2u
 #define FT_SPARSE_MOVES 6u
 typedef struct ft_block {
@@ -40,6 +42,10 @@ typedef struct ft_block {
  * channel's a byte behind the first's. */
 void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t *sums);
 void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out);
+
+/* The same of two channels of which each has half of the words, and one half of a pair of weights. */
+void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+void ft_outputs_depthwise(const uint32_t *window, const ft_block_t *block, int8_t *out);
 
 /* The same of one channel of eight neighbouring pixels. */
 void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums);

@@ -18,6 +18,14 @@ static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
     __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(*second) : "r"(odd), "r"(even));
 }
 
+/* A shift by 32 leaves nothing, which C does not say but these processors do. */
+static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
+    words += at / 32u;
+    uint32_t low = words[0], high = words[1], shift = at % 32u;
+    __asm__("lsl %0, %0, %1" : "+r"(high) : "r"(32u - shift));
+    return low >> shift | high;
+}
+
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
     int32_t high;
     __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x * 2), "r"(multiplier), "r"(offset));

@@ -15,6 +15,12 @@ static inline void ft_widen(uint32_t four, uint32_t *first, uint32_t *second) {
     *second = ft_pair((int8_t)(four >> 16), (int8_t)(four >> 24));
 }
 
+/* The 32 bits from bit `at` on of a stream of words; two words are there to be read. */
+static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
+    words += at / 32u;
+    return (words[0] >> (at % 32u)) | (words[1] << 1 << (31u - at % 32u));
+}
+
 /* (2 * x * multiplier + 2^31 >> 32) + offset, for an x below 2^30. */
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
     return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31) + offset;

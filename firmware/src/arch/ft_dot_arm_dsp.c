@@ -31,6 +31,26 @@
     "bne 1b\n" \
     "pop {r2}\n"
 
+/* As LOOP_2X4, but lr holds the end of the taps and r12 the weights of both channels */
+#define LOOP_DEPTHWISE \
+    "ldm r1, {r1, r2, r4, r8}\n" \
+    "mov r5, r4\n mov r6, r4\n mov r7, r4\n" \
+    "mov r9, r8\n mov r10, r8\n mov r11, r8\n" \
+    "mov lr, r2\n" \
+    "1:\n" \
+    ".rept 3\n" \
+    "ldrd r3, r12, [r1], #8\n" \
+    "add r0, r0, r3, lsl #2\n" \
+    "ldrd r2, r3, [r0]\n" \
+    "smlabb r4, r2, r12, r4\n smlabb r5, r3, r12, r5\n" \
+    "smlatt r8, r2, r12, r8\n smlatt r9, r3, r12, r9\n" \
+    "ldrd r2, r3, [r0, #8]\n" \
+    "smlabb r6, r2, r12, r6\n smlabb r7, r3, r12, r7\n" \
+    "smlatt r10, r2, r12, r10\n smlatt r11, r3, r12, r11\n" \
+    ".endr\n" \
+    "cmp r1, lr\n" \
+    "bne 1b\n"
+
 /* r0 window, r1 taps, r2, r3 and lr inputs, r12 weights, r4-r11 sums; the next tap's words are loaded ahead */
 #define TAP_1X8 \
     "add r0, r0, lr, lsl #2\n" \
@@ -71,21 +91,33 @@ FT_HOT __attribute__((naked)) void ft_sums_1x8(UNUSED const uint32_t *window, UN
     __asm__ volatile("push {r2, r4-r11, lr}\n" LOOP_1X8 "pop {r2}\n stm r2, {r4-r11}\n pop {r4-r11, pc}\n");
 }
 
+/* Behind a loop over two channels, entered with r1, r2, r4-r11 and lr pushed. */
+#define OUTPUTS_OF_TWO \
+    "ldr r0, [sp]\n" /* the block */ \
+    "add r0, r0, #16\n" \
+    "ldm r0, {r0, r1, r3, r12}\n" \
+    "ldr r2, [sp, #4]\n" \
+    OUTPUTS("r4", "r5") OUTPUTS("r6", "r7") \
+    "pop {r3, r4}\n" /* r4: out */ \
+    "add r3, r3, #32\n" \
+    "ldm r3, {r1, r3, r12}\n" \
+    "add r2, r4, #1\n" \
+    OUTPUTS("r8", "r9") OUTPUTS("r10", "r11") \
+    "pop {r4-r11, pc}\n"
+
 FT_HOT __attribute__((naked)) void ft_outputs_2x4(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
                                                   UNUSED int8_t *out) {
-    __asm__ volatile(
-        "push {r1, r2, r4-r11, lr}\n" LOOP_2X4
-        "ldr r0, [sp]\n" /* the block */
-        "add r0, r0, #16\n"
-        "ldm r0, {r0, r1, r3, r12}\n"
-        "ldr r2, [sp, #4]\n"
-        OUTPUTS("r4", "r5") OUTPUTS("r6", "r7")
-        "pop {r3, r4}\n" /* r4: out */
-        "add r3, r3, #32\n"
-        "ldm r3, {r1, r3, r12}\n"
-        "add r2, r4, #1\n"
-        OUTPUTS("r8", "r9") OUTPUTS("r10", "r11")
-        "pop {r4-r11, pc}\n");
+    __asm__ volatile("push {r1, r2, r4-r11, lr}\n" LOOP_2X4 OUTPUTS_OF_TWO);
+}
+
+FT_HOT __attribute__((naked)) void ft_sums_depthwise(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                                     UNUSED int32_t *sums) {
+    __asm__ volatile("push {r2, r4-r11, lr}\n" LOOP_DEPTHWISE "pop {r2}\n stm r2, {r4-r11}\n pop {r4-r11, pc}\n");
+}
+
+FT_HOT __attribute__((naked)) void ft_outputs_depthwise(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,
+                                                        UNUSED int8_t *out) {
+    __asm__ volatile("push {r1, r2, r4-r11, lr}\n" LOOP_DEPTHWISE OUTPUTS_OF_TWO);
 }
 
 FT_HOT __attribute__((naked)) void ft_outputs_1x8(UNUSED const uint32_t *window, UNUSED const ft_block_t *block,

@@ -26,13 +26,34 @@ FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t
     }
 }
 
-FT_HOT void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out) {
-    int32_t sums[8];
-    ft_sums_2x4(window, block, sums);
+FT_HOT void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
+    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[i / 4u];
+    for (const uint32_t *tap = block->taps; tap < block->end; tap += 2) {
+        window += (int32_t)tap[0];
+        for (uint32_t i = 0; i < 4u; i++) {
+            sums[i] += (int16_t)window[i] * (int16_t)tap[1];
+            sums[i + 4u] += (int16_t)(window[i] >> 16) * (int16_t)(tap[1] >> 16);
+        }
+    }
+}
+
+static void outputs_of_two(const int32_t *sums, const ft_block_t *block, int8_t *out) {
     for (uint32_t i = 0; i < 4u; i++, out += block->pitch) {
         out[0] = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
         out[1] = (int8_t)ft_saturate(ft_quick_rescale(sums[i + 4u], &block->scale[1]));
     }
+}
+
+FT_HOT void ft_outputs_depthwise(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+    int32_t sums[8];
+    ft_sums_depthwise(window, block, sums);
+    outputs_of_two(sums, block, out);
+}
+
+FT_HOT void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+    int32_t sums[8];
+    ft_sums_2x4(window, block, sums);
+    outputs_of_two(sums, block, out);
 }
 
 FT_HOT void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out) {
