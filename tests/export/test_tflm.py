@@ -15,7 +15,7 @@ from fedtiny_export import tflm_files as tflm
 from fedtiny_export.ir import Op
 from fedtiny_export.tflm_decode import HEADER, decode, decoded_bytes, encode, pays
 from fedtiny_export.write_tflite import write_tflite
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from networks import Builder
@@ -33,6 +33,7 @@ def test_weights_by_hand():
     assert len(HEADER) == 16
 
 
+@settings(deadline=None)
 @given(arrays(np.int8, st.integers(1, 70), elements=st.sampled_from([-128, -1, 0, 0, 0, 1, 127])))
 def test_what_is_coded_is_decoded(weight):
     assert np.array_equal(decode(*encode(weight), weight.size), weight)
