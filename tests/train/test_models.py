@@ -11,10 +11,11 @@ import onnx
 import pytest
 import torch
 from fedtiny_export import reference
+from fedtiny_export.calibration import read_ranges
 from fedtiny_export.errors import UsageError
 from fedtiny_export.ftm import write_ftm
 from fedtiny_export.passes import simplify
-from fedtiny_export.quantize import quantize, read_ranges
+from fedtiny_export.quantize import quantize
 from fedtiny_export.read_onnx import read_onnx
 from networks import samples
 from onnx.reference import ReferenceEvaluator
