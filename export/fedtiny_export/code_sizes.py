@@ -36,9 +36,10 @@ class CodeSizes:
     stack_bytes: int | None
     instructions: dict[str, float]
 
-    def kernel_bytes(self) -> dict[Kernel, int]:
-        """What linking each kernel adds; code that kernels share is not counted here."""
-        return {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+    def kernel_bytes(self) -> dict[Kernel | frozenset[Kernel], int]:
+        """What linking each kernel adds, and what the first of those that share code adds."""
+        costs: dict[Kernel | frozenset[Kernel], int] = {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+        return costs | {frozenset(users): self.parts[part] for part, users in _SHARED.items()}
 
     def runtime_bytes(self, kernels: Iterable[Kernel]) -> int:
         """Opening, running and the kernels given, with what those share."""
