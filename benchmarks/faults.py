@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -48,7 +49,10 @@ def main() -> None:
     cases = list(CASES)[: options.cases]
     orders = [(case, seed, options.rounds) for case in cases for seed in SEEDS]
     with ProcessPoolExecutor(options.jobs) as pool:
-        found = dict(zip(orders, pool.map(result, *zip(*orders, strict=True)), strict=True))
+        found = {}
+        for order, one in zip(orders, pool.map(result, *zip(*orders, strict=True)), strict=True):
+            found[order] = one
+            print(order[0], f"seed {order[1]}: {one['accuracy']:.2%}", file=sys.stderr, flush=True)
     print(f"{'accuracy in %':36}" + "".join(f"seed {seed:<4}" for seed in SEEDS) + "mean     refused  rounds lost")
     table = {}
     for case in cases:

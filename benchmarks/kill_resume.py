@@ -100,10 +100,19 @@ def moment_of(out: Path) -> str:
     return points[-1] if points else "no resume point"
 
 
-def at_random(whole: dict[str, bytes], folder: Path, seconds: float, draw: random.Random, index: int) -> dict[str, Any]:
-    """Kill a run at a random moment of its time, resume it, compare."""
-    out, delay = folder / f"random-{index}", draw.uniform(0.3, 1.0) * seconds
+def at_random(whole: dict[str, bytes], folder: Path, draw: random.Random, index: int) -> dict[str, Any]:
+    """Kill a run at a random moment after a random one of its resume points, resume it, compare.
+
+    The delay is up to the mean time of a round of this very run: a moment by the clock alone would say little, since
+    the next run may be twice as fast.
+    """
+    out, last = folder / f"random-{index}", max(0, len(whole["metrics.jsonl"].splitlines()) - 2)
+    point, share = draw.randint(0, last), draw.random()
+    begin = time.monotonic()
     process = start(COMMAND, *FLAGS, "--out", str(out))
+    while process.poll() is None and not (out / "state" / f"round-{point:05}").exists():
+        time.sleep(0.005)
+    delay = share * (time.monotonic() - begin) / (point + 2)
     time.sleep(delay)
     killed = process.poll() is None
     if killed:
@@ -111,7 +120,7 @@ def at_random(whole: dict[str, bytes], folder: Path, seconds: float, draw: rando
     process.wait()
     moment = moment_of(out)
     error = resume_until_done(out, FLAGS) if killed and not (out / "summary.json").exists() else ""
-    what = f"after {delay:.1f} s" + ("" if killed else ", which was too late")
+    what = f"{delay:.2f} s after the point of round {point}" + ("" if killed else ", which was too late")
     return {"killed": what, "moment": moment, "differs": compared(whole, out, error)}
 
 
@@ -129,6 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("kill_resume.json"))
     parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="trial to begin with; the first ones are inside a writing")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw, trials = random.Random(options.seed), []
@@ -138,13 +148,13 @@ def main() -> int:
         start(COMMAND, *FLAGS, "--out", str(folder / "whole")).wait()
         seconds, whole = time.monotonic() - begin, contents(folder / "whole")
         print(f"undisturbed: {len(whole)} files in {seconds:.1f} s", flush=True)
-        for index in range(options.trials):
+        for index in range(options.first, options.trials):
             if index < len(STEPS):
                 trial = inside(whole, folder, *STEPS[index])
             else:
-                trial = at_random(whole, folder, seconds, draw, index)
+                trial = at_random(whole, folder, draw, index)
             trials.append(trial)
-            print(f"{trial['killed']:40} {trial['moment']:18} {trial['differs'] or 'the same bytes'}", flush=True)
+            print(f"{trial['killed']:44} {trial['moment']:18} {trial['differs'] or 'the same bytes'}", flush=True)
     options.out.write_text(json.dumps({"files": len(whole), "trials": trials}, indent=1) + "\n")
     return int(any(trial["differs"] for trial in trials))
 

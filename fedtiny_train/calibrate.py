@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedtiny_train import models
 from fedtiny_train.models import Array, Arrays
 from fedtiny_train.models.layers import Gate
+from fedtiny_train.models.place import moved
 from fedtiny_train.trace import OUTPUT, steps, walk
 
 BINS = 256
@@ -62,7 +63,7 @@ def histogram(values: Tensor, low: float, high: float) -> Counts:
     """Count values in `BINS` equal bins, those outside in the outermost; a constant falls into the first bin."""
     if not np.float32(high) > np.float32(low):
         return np.bincount([0], weights=[values.numel()], minlength=BINS).astype(np.int64)
-    return torch.histc(values.clamp(low, high), BINS, low, high).numpy().astype(np.int64)
+    return torch.histc(values.cpu().clamp(low, high), BINS, low, high).numpy().astype(np.int64)
 
 
 def norm_moments(model: nn.Module, x: Array, y: npt.NDArray[np.int64]) -> tuple[dict[str, Doubles], float]:
@@ -77,12 +78,12 @@ def norm_moments(model: nn.Module, x: Array, y: npt.NDArray[np.int64]) -> tuple[
         for at in range(0, len(x), CHUNK):
             for name, value in walk(plan, models.layout(torch.from_numpy(x[at : at + CHUNK]))):
                 if name == OUTPUT:
-                    labels = torch.from_numpy(y[at : at + CHUNK])
+                    labels = moved(torch.from_numpy(y[at : at + CHUNK]))
                     loss += float(F.cross_entropy(value.double(), labels, reduction="sum"))
                 if name in wanted:
                     # Per chunk in float32 around the chunk's own mean, over chunks in double: exact enough, and fast.
                     axes = [axis for axis in range(value.dim()) if axis != 1]
-                    spread, centre = (t.double().numpy() for t in torch.var_mean(value, axes, correction=0))
+                    spread, centre = (t.double().cpu().numpy() for t in torch.var_mean(value, axes, correction=0))
                     count = value.numel() // value.shape[1]
                     one = [centre * count, (spread + centre**2) * count]
                     old = sums.get(wanted[name])
@@ -107,7 +108,7 @@ def gate_moments(model: nn.Module, x: Array) -> dict[str, Doubles]:
             values = dict(walk(plan, models.layout(torch.from_numpy(x[at : at + CHUNK]))))
             for name, step in gates.items():
                 assert isinstance(step.module, Gate)
-                strength = step.module.strengths(values[step.inputs[0]]).double().numpy()
+                strength = step.module.strengths(values[step.inputs[0]]).double().cpu().numpy()
                 found[f"{name}.mean"] += strength.sum(axis=0) / len(x)
                 found[f"{name}.wins"] += (strength > 0).sum(axis=0) / len(x)
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BASE = 480, 230, 56, 10, 12, 190
+LETTER, LONGEST = 7.0, 11  # the width of a letter, and the most that a name above a column has
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --line: #d5dae0; --back: #ffffff;
@@ -32,6 +33,7 @@ svg { width: 100%; min-width: 21rem; height: auto; display: block; } svg text { 
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem;
   margin-bottom: .75rem; }
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; } td:first-child { white-space: normal; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem; }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: .2rem; margin-right: .35rem; }
@@ -186,14 +188,12 @@ def mosaic(label: str, rows: Sequence[tuple[str, Sequence[float]]], columns: Seq
     """Draw a table of tiles, stronger where a number is larger; with many rows or columns tiles are small and bare."""
     many, wide = len(rows) > 50, len(columns) > 20
     high = max(3.0, 400 / len(rows)) if many else 22.0
-    left, top = (8 if many else 34), (8 if wide else 22)
+    left = 8 if many else 34
     across_one = (WIDTH - left - 4) / len(columns)
+    head, top = ("", 8.0) if wide else _heads([(left + (c + 0.5) * across_one, n) for c, n in enumerate(columns)])
     most = max(max((*row, 0)) for _, row in rows) or 1
     gap = 0.5 if many else 2
-    parts = [
-        f'<text x="{left + (c + 0.5) * across_one:.1f}" y="14" text-anchor="middle">{escape(name[:4])}</text>'
-        for c, name in enumerate(columns if not wide else ())
-    ]
+    parts = [head]
     for k, (name, row) in enumerate(rows):
         y = top + k * high
         if not many:
@@ -208,6 +208,25 @@ def mosaic(label: str, rows: Sequence[tuple[str, Sequence[float]]], columns: Seq
             if tile or rail:
                 parts.append(f"<g><title>{escape(tip)}</title>{rail}{tile}</g>")
     return svg(WIDTH, top + len(rows) * high + 2, label, "".join(parts))
+
+
+def _heads(places: Sequence[tuple[float, str]]) -> tuple[str, float]:
+    """Return names above columns and the room that they take: slanted if they would touch, cut off if very long."""
+    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "\u2026" for _, name in places]
+    longest, apart = max(map(len, names)), (places[1][0] - places[0][0]) if len(places) > 1 else WIDTH
+    if longest * LETTER < apart:
+        texts = (
+            f'<text x="{x:.1f}" y="14" text-anchor="middle">{escape(n)}</text>'
+            for (x, _), n in zip(places, names, strict=True)
+        )
+        return "".join(texts), 22.0
+    top = 16 + 0.64 * longest * LETTER  # the sine of 40 degrees
+    # The last names lean to the left, over what is there already, so that none is cut off on the right.
+    texts = (
+        f'<text transform="translate({x + 4:.1f} {top - 6:.1f}) rotate(40)" text-anchor="end">{escape(n)}</text>'
+        for (x, _), n in zip(places, names, strict=True)
+    )
+    return "".join(texts), top
 
 
 def spread(curves: Mapping[str, Sequence[Point]], axis: str, label: Callable[[float], str] = "{:.3g}".format) -> str:

@@ -26,6 +26,7 @@ from fedtiny_train.engine import Order, Reply
 from fedtiny_train.habits import Habit, Lesson, habits
 from fedtiny_train.masks import Mask
 from fedtiny_train.models import Arrays, ModelSpec
+from fedtiny_train.models.place import here, moved
 from fedtiny_train.seeds import rng
 from fedtiny_train.wire import Message, Sparse, WireError
 
@@ -102,7 +103,8 @@ def fit(
     With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Returns the
     mean loss, the lesson with its masks as they are at the end, and the habits that `numbers` asked for.
     """
-    model.train(renews(model, shard))
+    if model.training != (training := renews(model, shard)):  # to walk all modules takes its time
+        model.train(training)
     models.set_masks(model, masks)
     weights = models.prunable(model)
     live = {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
@@ -110,7 +112,7 @@ def fit(
     lesson = Lesson(model, weights, live, numbers or {}, len(schedule), len(schedule) // epochs)
     added = habits(lesson)
     step = torch.optim.SGD(model.parameters(), lr, local.momentum, weight_decay=local.weight_decay)
-    x, y = models.layout(torch.from_numpy(shard.x)), torch.from_numpy(shard.y)
+    x, y = models.layout(torch.from_numpy(shard.x)), moved(torch.from_numpy(shard.y))
     losses = []
     for index, batch in enumerate(schedule):
         chosen = torch.from_numpy(batch)
@@ -129,13 +131,13 @@ def fit(
             for habit in added:
                 habit.after_step(index)
             for name, mask in live.items():
-                weights[name].mul_(mask)
+                weights[name].mul_(moved(mask))
     return math.fsum(losses) / max(1, len(losses)), lesson, added
 
 
 def precision(local: LocalSpec) -> AbstractContextManager[object]:
     """Return the arithmetic of forward and backward passes; weights and their updates are always float32."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if local.precision == "bf16" else nullcontext()
+    return torch.autocast(here().type, dtype=torch.bfloat16) if local.precision == "bf16" else nullcontext()
 
 
 def renews(model: nn.Module, shard: Shard) -> bool:
@@ -146,7 +148,10 @@ def renews(model: nn.Module, shard: Shard) -> bool:
 def seed_dropout(generator: np.random.Generator) -> None:
     """Key torch's one generator, which only dropout draws from, by a generator that is keyed already."""
     # torch.manual_seed would also note for every kind of accelerator where it was called from: 0.2 ms a client.
-    torch.default_generator.manual_seed(int(generator.integers(2**63)))
+    seed = int(generator.integers(2**63))
+    torch.default_generator.manual_seed(seed)
+    if here().type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def train(request: Message, device: Device) -> Message:
@@ -221,8 +226,8 @@ def dense_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Arrays:
     """Return the mean gradient of each prunable weight over some samples, batch norm as it is."""
     model.eval()
     model.zero_grad()
-    F.cross_entropy(model(models.layout(x)), y).backward()  # type: ignore[no-untyped-call]
-    return {n: w.grad.numpy().copy() for n, w in models.prunable(model).items() if w.grad is not None}
+    F.cross_entropy(model(models.layout(x)), moved(y)).backward()  # type: ignore[no-untyped-call]
+    return {n: w.grad.cpu().numpy().copy() for n, w in models.prunable(model).items() if w.grad is not None}
 
 
 def running(model: nn.Module) -> set[str]:
@@ -239,7 +244,7 @@ def development(shard: Shard, seed: int) -> tuple[Tensor, Tensor]:
     """Return the client's development split: a tenth of its data, at least one sample, always the same."""
     count = development_count(len(shard.y))
     chosen = np.sort(rng(seed, "development", shard.client).permutation(len(shard.y))[:count])
-    return torch.from_numpy(shard.x[chosen]), torch.from_numpy(shard.y[chosen])
+    return moved(torch.from_numpy(shard.x[chosen])), moved(torch.from_numpy(shard.y[chosen]))
 
 
 def candidate(message: Message, index: int) -> Message:

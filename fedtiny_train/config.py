@@ -21,7 +21,6 @@ from fedtiny_train.options import WIDTHS, Config, ModelOptions, ServerOptions, o
 Scalar = bool | int | float | str
 # What an option without a limit of its own may be: TOML's whole numbers, and what training's float32 can hold.
 LARGEST = {int: 2**63 - 1, float: 3e38}
-LATER = {"engine": ("flower",), "device": ("cuda",)}
 FAULTS = ("dropout", "slow", "corrupt", "shape", "nan", "huge")
 
 
@@ -70,10 +69,6 @@ def _check_server(server: ServerOptions) -> None:
 def _check_option(item: dataclasses.Field[Any], value: Scalar) -> None:
     facts = item.metadata
     if facts["choices"] and value not in facts["choices"] and not (facts["free"] and facts["free"] in str(value)):
-        if value in LATER.get(item.name, ()):
-            raise ValueError(
-                f"{item.name} {value} is not available in this version; use {' or '.join(facts['choices'])}"
-            )
         raise ValueError(
             f"unknown {item.name} {value!r}{nearest(str(value), facts['choices'])}; "
             f"known: {', '.join(facts['choices'])}"
@@ -150,6 +145,11 @@ def check(config: Config) -> None:
         )
     if config.train.method == "adp":
         _check_adp(config)
+    if config.train.method == "synflow" and config.model.norm == "scaled":
+        raise ValueError(
+            "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "
+            "nothing of a flow; use --norm batch or running, or --method erk"
+        )
 
 
 def _check_budget(config: Config) -> None:

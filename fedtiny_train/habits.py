@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedtiny_train import models, wire
 from fedtiny_train.masks import top_gradients
 from fedtiny_train.models import Arrays
+from fedtiny_train.models.place import moved
 from fedtiny_train.trace import norm_behind
 from fedtiny_train.wire import Sparse
 
@@ -81,7 +82,7 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
 
     def after_backward(step: int) -> None:
         for name in wanted if squares or step == lesson.steps - 1 else ():
-            gradient = lesson.gradient(name).numpy()
+            gradient = lesson.gradient(name).cpu().numpy()
             found = np.asarray(gradient**2 / lesson.steps if squares else gradient.copy(), dtype=np.float32)
             kept[name] = kept[name] + found if name in kept else found
 
@@ -107,7 +108,7 @@ def deviations(model: nn.Module) -> Arrays:
     for weight, norm in norm_behind(model).items():
         variance = layers[norm].running_var
         assert variance is not None
-        found[weight] = np.sqrt(variance.numpy() + np.float32(layers[norm].eps))
+        found[weight] = np.sqrt(variance.cpu().numpy() + np.float32(layers[norm].eps))
     return found
 
 
@@ -140,7 +141,7 @@ def extrusion(lesson: Lesson) -> Habit | None:
 
 def _smallest_live(lesson: Lesson, name: str, count: int) -> Tensor:
     live = np.flatnonzero(lesson.masks[name].numpy().reshape(-1))
-    size = np.abs(lesson.weights[name].detach().numpy().reshape(-1)[live])
+    size = np.abs(lesson.weights[name].detach().cpu().numpy().reshape(-1)[live])
     return torch.from_numpy(np.sort(live[np.argsort(size, kind="stable")[:count]]))
 
 
@@ -158,13 +159,13 @@ def local_swap(lesson: Lesson) -> Habit | None:
 
     def after_backward(step: int) -> None:
         if step == moment:
-            seen.update({name: np.abs(lesson.gradient(name).numpy()) for name in counts})
+            seen.update({name: np.abs(lesson.gradient(name).cpu().numpy()) for name in counts})
 
     def after_step(step: int) -> None:
         for name, count in counts.items() if step == moment else ():
             mask = lesson.masks[name].numpy().reshape(-1)  # a view: this changes the lesson's mask
             mask[_smallest_live(lesson, name, count).numpy()] = False
-            lesson.weights[name].mul_(lesson.masks[name])
+            lesson.weights[name].mul_(moved(lesson.masks[name]))
             pruned = np.flatnonzero(~mask)
             mask[pruned[np.argsort(-seen[name].reshape(-1)[pruned], kind="stable")[:count]]] = True
         if step == moment:

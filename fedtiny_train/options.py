@@ -302,9 +302,18 @@ class RunOptions:
     """How the run is carried out."""
 
     seed: int = option(0, "seed of everything random", low=0)
-    engine: str = option("local", "where clients run", choices=("local",), recorded=False)
+    engine: str = option(
+        "local",
+        "where clients run: local, in this process or its workers; flower, on as many nodes of Flower as workers",
+        choices=("local", "flower"),
+        recorded=False,
+    )
     workers: int = option(1, "processes that clients run in; the result does not depend on it", low=1, recorded=False)
-    device: str = option("auto", "what computes; auto is cpu", choices=("auto", "cpu"))
+    device: str = option(
+        "auto",
+        "what computes; auto is a GPU (cuda) where torch sees one and there is one worker",
+        choices=("auto", "cpu", "cuda"),
+    )
     precision: str = option(
         "fp32", "arithmetic of training; bf16 is faster where the CPU has it, and rounds", choices=("fp32", "bf16")
     )

@@ -124,9 +124,8 @@ def _spread(lines: Sequence[Line]) -> str:
 
 
 def _bytes(lines: Sequence[Line]) -> str:
-    unit, name = next(
-        ((u, n) for u, n in ((1 << 20, "MiB"), (1 << 10, "KiB")) if lines[0]["bytes_down"] >= u), (1, "B")
-    )
+    most = max(line["bytes_up"] + line["bytes_down"] for line in lines)
+    unit, name = next(((u, n) for u, n in ((1 << 20, "MiB"), (1 << 10, "KiB")) if most >= u), (1, "B"))
     series = [
         Series(f"{name} from clients", 0, [line["bytes_up"] / unit for line in lines]),
         Series(f"{name} to clients", 2, [line["bytes_down"] / unit for line in lines]),

@@ -24,6 +24,7 @@ from fedtiny_train.cost import DeviceCost
 from fedtiny_train.data.dataset import Dataset
 from fedtiny_train.masks import Mask, density_of
 from fedtiny_train.methods import Orders, Outcome, Services, method
+from fedtiny_train.models import place
 from fedtiny_train.options import Config
 from fedtiny_train.robust import clipped, combined, combined_top, update_norm
 from fedtiny_train.seeds import rng
@@ -242,8 +243,9 @@ def carry_out(config: Config, folder: Path, progress: Progress, resume: bool = F
     not stay when there is nothing to go on with: no round was completed, or training diverged.
     """
     prepare_torch()
+    place.use(place.chosen(config.run))
     dataset = data.load(config.data, config.run.seed)
-    origin = runfolder.Origin(data.fingerprint(dataset), recorded(config))
+    origin = runfolder.Origin(data.fingerprint(dataset), {**recorded(config), "device": place.here().type})
     with opened(config, dataset) as run:
         if resume:
             return _go_on(run, folder, dataset, origin, progress)

@@ -172,6 +172,11 @@ def _check_origin(folder: Path, began: Origin, now: Origin) -> None:
     if began.data != now.data:
         raise FedtinyError(f"{folder} was begun with other data than there is now; start a new run")
     for name, value in now.options.items():
+        if name == "device" and began.options.get(name) != value:
+            raise FedtinyError(
+                f"{folder} was begun on device {began.options.get(name)!r:.80}; {value!r:.80} computes other bytes; "
+                "name the device in its config.toml, or start a new run"
+            )
         if began.options.get(name) != value:
             raise FedtinyError(
                 f"{folder} was begun with {name} {began.options.get(name)!r:.80}, and its config.toml now says "

@@ -307,7 +307,7 @@ def logits(spec: ModelSpec, state: State, x: npt.NDArray[np.float32]) -> npt.NDA
     models.load(model, state.tensors, state.masks)
     model.eval()
     with torch.no_grad():
-        parts = [model(models.layout(torch.from_numpy(x[at : at + 512]))).numpy() for at in range(0, len(x), 512)]
+        parts = [model(models.layout(torch.from_numpy(x[at : at + 512]))).cpu().numpy() for at in range(0, len(x), 512)]
     return np.concatenate(parts)
 
 

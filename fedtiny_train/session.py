@@ -106,6 +106,14 @@ def network_of(spec: models.ModelSpec) -> Network:
     return Network(trace.macs(model, spec.shape), held(model, spec.shape))
 
 
+def _started(config: Config, federation: Federation, local: LocalSpec) -> Engine:
+    if config.run.engine == "flower":
+        from fedtiny_train.engine import flower  # only this engine needs its processes
+
+        return flower.start(federation.shards, local, config.run.workers)
+    return start(federation.shards, local, config.run.workers)
+
+
 @contextmanager
 def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
     """Deal the data and start the engine; let go of it at the end."""
@@ -123,7 +131,7 @@ def opened(config: Config, dataset: Dataset) -> Iterator[Run]:
         options.weight_decay,
         config.run.precision,
     )
-    engine: Engine = start(federation.shards, local, config.run.workers)
+    engine = _started(config, federation, local)
     if rates := fault_rates(config.server.simulate_faults):
         engine = Faulty(engine, rates, config.run.seed)
     try:

@@ -17,6 +17,7 @@ greatest value, where that is shorter (more than two values). It arrives as ordi
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 import zlib
@@ -153,6 +154,11 @@ def _dequantise(scale: float, zero: float, codes: npt.NDArray[np.uint8]) -> npt.
         return np.asarray(zero + scale * codes.astype(np.float64), dtype=np.float32)
 
 
+@functools.lru_cache(maxsize=64)
+def _layout(codes: str) -> struct.Struct:
+    return struct.Struct(f"<{codes}")
+
+
 class _Reader:
     """A cursor over bytes that cannot leave them."""
 
@@ -172,7 +178,8 @@ class _Reader:
 
     def several(self, codes: str) -> tuple[Any, ...]:
         """Return the next numbers, one for each struct code."""
-        return struct.unpack(f"<{codes}", self.take(struct.calcsize(f"<{codes}")))
+        layout = _layout(codes)
+        return layout.unpack(self.take(layout.size))
 
     def name(self) -> str:
         """Return the next name."""

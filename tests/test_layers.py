@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "tensorflow", "flwr", "sklearn", "ai_edge_litert", "tflite_micro"}
+OPTIONAL = {"tflm_files.py": {"tflite_micro"}, "by_tensorflow.py": {"tensorflow"}}  # inside a function, and only there
 SHARED = {
     "fedtiny_export.errors",
     "fedtiny_export.atomic",
@@ -37,7 +38,16 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "export/fedtiny_export").rglob("*.py")), ids=lambda p: p.name)
 def test_the_exporter_imports_neither_torch_nor_the_trainer(path):
     roots = {name.split(".")[0] for name in imported(path)}
-    assert not roots & (HEAVY | {"fedtiny_train"})
+    assert roots & (HEAVY | {"fedtiny_train"}) == OPTIONAL.get(path.name, set())
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_optional_packages_are_imported_when_they_are_needed(name):
+    tree = ast.parse((ROOT / "export/fedtiny_export" / name).read_text())
+    top = {node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom) and node.level == 0}
+    assert not {found.split(".")[0] for found in names} & HEAVY
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "fedtiny_train").rglob("*.py")), ids=lambda p: p.stem)

@@ -22,13 +22,14 @@ from .cost import executed_macs, nominal_macs, planned_instructions
 from .devices import Device, Memory, all_devices
 from .errors import FedtinyError
 from .evaluate import Accuracy
+from .explain import LayerNoise
 from .ftm import Ftm, kernels_for
 from .ir import WEIGHTED, Graph, Node
 from .layout import Buffer
 from .plan import Plan
 from .untrusted import guarded
 
-SCHEMA = 1
+SCHEMA = 2
 PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
 
 
@@ -109,6 +110,7 @@ class Report:
     notes: tuple[str, ...]
     gates: tuple[str, ...] = ()
     run: dict[str, str] | None = None
+    noise: tuple[LayerNoise, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.accuracy) != {"int8", "float", "samples"}:

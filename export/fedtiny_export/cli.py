@@ -50,15 +50,31 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
     parser.add_argument(
         "--runtime",
-        choices=["ft", "tflm"],
+        choices=["ft", "tflm", "tflm-decode"],
         default="ft",
-        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (model and report, no project)",
+        help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (C files and report, no project), "
+        "also with pruned weights coded for its DECODE operator",
     )
     parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE.npz", help="inputs `x` to take activation ranges from"
     )
+    parser.add_argument(
+        "--ranges",
+        default="minmax",
+        metavar="WAY",
+        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration",
+    )
+    parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
+    parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
+    parser.add_argument(
+        "--converter",
+        choices=["fedtiny", "tensorflow"],
+        default="fedtiny",
+        help="who makes model.tflite: our writer, or TensorFlow's own (extra tensorflow)",
+    )
+    parser.add_argument("--explain", action="store_true", help="say layer by layer what int8 loses")
     parser.add_argument("--min-accuracy", type=float, metavar="A", help="exit 4 if int8 accuracy (0 to 1) is below A")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the text report")
     options = parser.parse_args(arguments)
@@ -70,15 +86,26 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.target == "list":
         return devices_command(None, options.json)
+    if options.explain and options.converter == "tensorflow":
+        raise UsageError("--explain is for our own converter: leave out --converter")
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     device = load_device(options.target)
+    from .calibration import read_choice
     from .export import make_export, write_export
-    from .source import newest_run, read_source
+    from .source import Wishes, newest_run, read_source
 
     given = options.source if options.source is not None else newest_run()
-    source = read_source(given, calibration=options.calibration, evaluation=options.eval)
-    exported = make_export(source, device, options.min_accuracy, options.runtime)
+    wishes = Wishes(read_choice(options.ranges), options.equalize, options.correct_bias)
+    source = read_source(given, calibration=options.calibration, evaluation=options.eval, wishes=wishes)
+    exported = make_export(
+        source,
+        device,
+        options.min_accuracy,
+        options.runtime,
+        explained=options.explain,
+        converter=options.converter,
+    )
     target = options.out or Path("build") / device.id
     write_export(target, exported, device, source.labels)
     _print_report(exported.report, options.json)

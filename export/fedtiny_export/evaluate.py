@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import reference
 from .errors import FedtinyError
-from .ir import Graph
+from .ir import Graph, Node, Quant
 from .ops import ARITHMETIC
 from .untrusted import read_arrays
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 _BATCH = 256
 
 
@@ -61,16 +62,21 @@ def run_float(graph: Graph, x: Floats) -> dict[str, Floats]:
     """Run the float graph; return every tensor by name."""
     values: dict[str, Floats] = {graph.input: x}
     for node in graph.nodes:
-        compute = ARITHMETIC[node.op].real
-        assert compute is not None, node.op
-        result = compute(node, [values[name] for name in node.inputs])
-        if node.low is not None or node.high is not None:
-            result = np.clip(result, node.low, node.high)
+        result = run_float_node(node, [values[name] for name in node.inputs])
         values[node.output] = result.reshape(-1, *graph.tensors[node.output].shape)
     return values
 
 
-def _batches(graph: Graph, count: int) -> Iterator[slice]:
+def run_float_node(node: Node, inputs: list[Floats]) -> Floats:
+    """One operator in float, its clamp included."""
+    compute = ARITHMETIC[node.op].real
+    assert compute is not None, node.op
+    result = compute(node, inputs)
+    return result if node.low is None and node.high is None else np.clip(result, node.low, node.high)
+
+
+def batches(graph: Graph, count: int) -> Iterator[slice]:
+    """Parts of `count` samples that a network can take at once."""
     step = min(_BATCH, reference.samples_at_once(graph))
     for start in range(0, count, step):
         yield slice(start, start + step)
@@ -79,7 +85,7 @@ def _batches(graph: Graph, count: int) -> Iterator[slice]:
 def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
     """Minimum and maximum of every tensor over the samples."""
     ranges: dict[str, tuple[float, float]] = {}
-    for part in _batches(graph, samples.x.shape[0]):
+    for part in batches(graph, samples.x.shape[0]):
         for name, values in run_float(graph, samples.x[part]).items():
             low, high = ranges.get(name, (np.inf, -np.inf))
             ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
@@ -87,9 +93,14 @@ def calibrate(graph: Graph, samples: Samples) -> dict[str, tuple[float, float]]:
 
 
 def to_int8(graph: Graph, x: Floats) -> NDArray[np.int8]:
-    """Quantise sensor values as the device does: divide, round half away from zero, shift, clamp."""
+    """Quantise sensor values as the device does."""
     quant = graph.tensors[graph.input].quant
     assert quant is not None
+    return in_steps(x, quant)
+
+
+def in_steps(x: Floats, quant: Quant) -> NDArray[np.int8]:
+    """Real numbers as int8: divide, round half away from zero, shift, clamp."""
     steps = x / quant.scale
     rounded = np.sign(steps) * np.floor(np.abs(steps) + 0.5)
     return np.asarray(np.clip(rounded + quant.zero_point, -128, 127), np.int8)
@@ -108,11 +119,13 @@ def accuracy(float_graph: Graph | None, int8_graph: Graph, samples: Samples) -> 
     """Compare both networks' answers with the labels; a network that came as int8 has no float one."""
     assert samples.y is not None
     right = {"float": 0, "int8": 0}
-    for part in _batches(int8_graph, samples.x.shape[0]):
+    for part in batches(int8_graph, samples.x.shape[0]):
         batch, labels = samples.x[part], samples.y[part]
         coarse = reference.run(int8_graph, to_int8(int8_graph, batch)).reshape(batch.shape[0], -1)
         if float_graph is not None:
-            exact = run_float(float_graph, batch)[float_graph.output].reshape(batch.shape[0], -1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = run_float(float_graph, batch.astype(np.float32))  # as the trainer computes; half the time
+            exact = values[float_graph.output].reshape(batch.shape[0], -1)
             right["float"] += int((exact.argmax(axis=1) == labels).sum())
         right["int8"] += int((coarse.argmax(axis=1) == labels).sum())
     count = samples.x.shape[0]

@@ -15,23 +15,31 @@ from numpy.typing import NDArray
 
 from . import reference
 from .atomic import atomic_folder, write_atomically
+from .bias import correct_biases
 from .budget import Report, make_report
+from .by_tensorflow import convert
+from .calibration import MINMAX
 from .code_sizes import load_code_sizes
 from .devices import Device
 from .errors import FedtinyError, UsageError
-from .evaluate import accuracy, to_int8
+from .evaluate import Accuracy, accuracy, to_int8
+from .explain import LayerNoise, explain
 from .ftm import Ftm, write_ftm
 from .ir import Graph
 from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
 from .quantize import quantize
+from .read_tflite import parse_tflite
 from .reduce import reduce_graph
 from .render import html_text, plain_text
-from .source import Source
+from .source import Source, Wishes
+from .tflm_decode import decoded_bytes
+from .tflm_files import measured_arena, tflm_files
 from .tflm_report import make_tflm_report
 from .untrusted import read_json_object
 from .write_tflite import write_tflite
 
-FT, TFLM = "ft", "tflm"
+OURS, TENSORFLOW = "fedtiny", "tensorflow"
+FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
@@ -47,14 +55,27 @@ class Exported:
     golden_inputs: NDArray[np.int8]
     golden_outputs: NDArray[np.int8]
     report: Report
+    arena_bytes: int | None = None  # what TensorFlow Lite Micro takes on this machine
 
 
-def make_export(source: Source, device: Device, min_accuracy: float | None, runtime: str = FT) -> Exported:
+def make_export(
+    source: Source,
+    device: Device,
+    min_accuracy: float | None,
+    runtime: str = FT,
+    *,
+    explained: bool = False,
+    converter: str = OURS,
+) -> Exported:
     """Compute everything that ends up in the folder."""
-    whole = source.graph if source.is_int8 else quantize(source.graph, source.ranges)
+    whole, foreign = quantized(source), None
+    if converter == TENSORFLOW:
+        foreign = _by_tensorflow(source, whole, runtime)
+        whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
+    noise = _noise(source, whole) if explained else ()
     graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
     ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
-    tflite = write_tflite(graph)
+    tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
     _refuse_constant(graph)
@@ -66,17 +87,68 @@ def make_export(source: Source, device: Device, min_accuracy: float | None, runt
         "selftest": selftest_bytes(data, result, inputs.shape[0]),
         "labels": label_bytes(source.labels),
     }
+    arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
-        report = make_tflm_report(device, whole, graph, len(tflite), source.name, measured)
+        facts = (device, whole, graph, len(tflite), source.name, measured)
+        report = make_tflm_report(*facts, decode=runtime == DECODE, measured=arena)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
-    if min_accuracy is not None:
-        if measured is None:
-            raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
-        if measured.int8 < min_accuracy:
-            missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
-            report = replace(report, gates=(missed,))
-    return Exported(graph, ftm, tflite, inputs, outputs, report)
+    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
+    report = _gated(report, measured, min_accuracy)
+    return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:
+    if min_accuracy is None:
+        return report
+    if measured is None:
+        raise UsageError("--min-accuracy needs labelled samples: give --eval FILE.npz with x and y")
+    if measured.int8 >= min_accuracy:
+        return report
+    missed = f"int8 accuracy {measured.int8:.4f} on {measured.samples} samples is below {min_accuracy:g}"
+    return replace(report, gates=(missed,))
+
+
+def _by_tensorflow(source: Source, whole: Graph, runtime: str) -> bytes:
+    if source.is_int8:
+        raise UsageError(f"{source.name} is int8 already: leave out --converter")
+    if runtime == DECODE:
+        raise UsageError("--runtime tflm-decode is for our own converter: leave out --converter")
+    return convert(source.graph, whole)
+
+
+def _noise(source: Source, whole: Graph) -> tuple[LayerNoise, ...]:
+    shown = source.samples or source.calibration
+    if source.is_int8:
+        raise UsageError(f"{source.name} is int8 already: --explain has no float network to compare it with")
+    if shown is None:
+        raise UsageError("--explain needs samples: give --eval or --calibration FILE.npz")
+    return explain(source.graph, whole, shown)
+
+
+def _tflite(graph: Graph, runtime: str) -> bytes:
+    if runtime != DECODE:
+        return write_tflite(graph)
+    if not decoded_bytes(graph):
+        raise FedtinyError("no layer gets smaller by DECODE, which needs many zeros: export with --runtime tflm")
+    return write_tflite(graph, decode=True)
+
+
+def quantized(source: Source) -> Graph:
+    """The int8 network, before any reduction."""
+    if source.is_int8:
+        return source.graph
+    graph = quantize(source.graph, source.ranges)
+    if source.wishes.correct_bias and source.calibration is not None:
+        return correct_biases(source.graph, graph, source.calibration)
+    return graph
+
+
+def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
+    said = ["model.tflite is TensorFlow's own conversion of the same network"] if converter == TENSORFLOW else []
+    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
+    said += ["channels were equalised between layers"] if wishes.equalize else []
+    return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 
 
 def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
@@ -143,6 +215,9 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
         (folder / "model.ftm").write_bytes(exported.ftm.data)
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
         write_project(folder, device, make_artifacts(*parts, labels))
+    else:
+        for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
+            (folder / name).write_bytes(content)
     write_report(folder, exported.report)
 
 

@@ -69,12 +69,21 @@ def _lay_out(graph: Graph, packed: Mapping[str, Packed], streamed: frozenset[str
     return _placed(graph, _groups(graph, packed, chains, rows), rows, streamed)
 
 
-def activation_plan(graph: Graph) -> Plan:
-    """Place every tensor, for a runtime that makes whole ones in the graph's order and shares no bytes."""
+def activation_plan(graph: Graph, held: Mapping[str, int]) -> Plan:
+    """Place every tensor, for a runtime that makes whole ones in the graph's order and shares no bytes.
+
+    `held` says how many bytes operators need beside them while they run.
+    """
     written = {node.output: index for index, node in enumerate(graph.nodes)} | {graph.input: 0}
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     last[graph.output] = len(graph.nodes) - 1
-    return _placed(graph, [(_tensor(graph, name, written, last),) for name in graph.tensors], {}, frozenset())
+    tensors: list[tuple[Buffer, ...]] = [(_tensor(graph, name, written, last),) for name in graph.tensors]
+    scratch: list[tuple[Buffer, ...]] = [
+        (Buffer(SCRATCH + node.name, held[node.name], index, index, True),)
+        for index, node in enumerate(graph.nodes)
+        if node.name in held
+    ]
+    return _placed(graph, tensors + scratch, {}, frozenset())
 
 
 def _placed(graph: Graph, groups: list[tuple[Buffer, ...]], rows: Mapping[str, int], streamed: frozenset[str]) -> Plan:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +25,9 @@ from .fixed_point import (
 )
 from .ir import WEIGHTED, Array, Graph, Node, Op, Tensor
 from .scales import MOVES, SHARES, Ranges, choose_quants, odd_limits
-from .untrusted import guarded, read_json_object
 
 SUM_STEP = 128 * 128  # the largest product of an input and a weight
 MAX_CLASSES = 4095  # a softmax adds its powers with 12 integer bits
-
-
-def read_ranges(path: Path) -> dict[str, tuple[float, float]]:
-    """Read `ranges.json`: minimum and maximum by tensor name."""
-    content = read_json_object(path)
-
-    def read() -> dict[str, tuple[float, float]]:
-        return {name: (float(item["min"]), float(item["max"])) for name, item in content.items()}
-
-    ranges = guarded(path, "a usable ranges file", read)
-    for name, (low, high) in ranges.items():
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise FedtinyError(f"{path}: tensor {name} has the range {low}..{high}")
-    return ranges
 
 
 def quantize(graph: Graph, ranges: Ranges) -> Graph:
@@ -69,6 +53,7 @@ def _quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
     bias = node.constants["bias"].astype(np.float64)
     scales = weight_scales(node.constants["weight"], bias, data.scale)
     weight = quantize_weight(node.constants["weight"], scales)
+    assert not np.any(weight[node.constants["weight"] == 0]), f"{node.name}: a zero weight came back"
     bias = np.round(bias / (data.scale * scales.astype(np.float64)))
     quantized = replace(
         node,

@@ -32,13 +32,18 @@ T = TypeVar("T")
 def read_tflite(path: Path) -> Graph:
     """Read a network of int8 operators with one input and one output."""
 
-    def read() -> Graph:
+    def read() -> bytes:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise FedtinyError(f"larger than {MAX_FILE_BYTES:,} bytes")
-        return _read_model(path.read_bytes())
+            raise FedtinyError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes")
+        return path.read_bytes()
 
+    return parse_tflite(guarded(path, "a readable file", read), path)
+
+
+def parse_tflite(data: bytes, path: Path) -> Graph:
+    """As read_tflite, from the bytes of a file; `path` is what errors name."""
     try:
-        return guarded(path, "a usable .tflite file", lambda: _without_struct_errors(read))
+        return guarded(path, "a usable .tflite file", lambda: _without_struct_errors(lambda: _read_model(data)))
     except FedtinyError as error:
         raise FedtinyError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 

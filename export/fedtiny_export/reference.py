@@ -46,11 +46,12 @@ def run_all(graph: Graph, inputs: Int8s, *, single_rounding_dense: bool = False)
         raise FedtinyError(f"inputs are {inputs.dtype} of shape {inputs.shape}; int8 of shape (n, {shape}) is needed")
     values: dict[str, Int8s] = {graph.input: inputs}
     for node in graph.nodes:
-        values[node.output] = _run_node(graph, node, values, single_rounding_dense)
+        values[node.output] = run_node(graph, node, values, single_rounding_dense)
     return values
 
 
-def _run_node(graph: Graph, node: Node, values: dict[str, Int8s], single_rounding_dense: bool) -> Int8s:
+def run_node(graph: Graph, node: Node, values: dict[str, Int8s], single_rounding_dense: bool = False) -> Int8s:
+    """One operator on the values so far."""
     inputs = [values[name].astype(np.int64) for name in node.inputs]
     if node.op is Op.DENSE:
         result = dense_int8(node, inputs, graph.tensors, once=single_rounding_dense)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from .budget import PLANNED, ArenaBuffer, Figure, Layer, Report
+from .explain import worst
 
 _BAR = 10
 
@@ -110,6 +111,33 @@ def _layer_table(layers: Sequence[Layer]) -> list[str]:
     return _columns(table, {2, 3, 4, 6, 7, 8, 9})
 
 
+def _noise_cells(report: Report) -> list[list[str]]:
+    def shown(value: float | None) -> str:
+        return "exact" if value is None else f"{value:.1f} dB"
+
+    header = ["layer", "operator", "gathered here", "output, if only this"]
+    return [header, *([row.name, row.op, shown(row.gathered_db), shown(row.output_db)] for row in report.noise)]
+
+
+def _noise_verdict(report: Report) -> str:
+    """The line that names the layer."""
+    found = worst(report.noise)
+    if found is None:
+        return "int8 loses nothing on these samples"
+    return f"{found.name} ({found.op}) hurts most: alone it leaves {found.output_db:.1f} dB at the output"
+
+
+def _noise_text(report: Report) -> list[str]:
+    if not report.noise:
+        return []
+    return [
+        "",
+        "signal over noise, float against int8:",
+        *_columns(_noise_cells(report), {2, 3}),
+        _noise_verdict(report),
+    ]
+
+
 def _verdict(report: Report) -> str:
     words = f"fits {report.board}" if report.fits else f"does NOT fit {report.board}"
     return f"{words} ({report.board_name})"
@@ -131,8 +159,9 @@ def plain_text(report: Report) -> str:
         *_figure_table(report),
         "",
         *_layer_table(report.layers),
+        *_noise_text(report),
         "",
-        "model.ftm, byte by byte:",
+        f"{_model_file(report)}, byte by byte:",
         *("  " + line for line in _columns([["part", "bytes"], *_ledger(report)], {1})),
         "",
         *(f"note: {line}" for line in report.notes),
@@ -156,6 +185,10 @@ def _summary(report: Report) -> list[str]:
         if figure is not None and figure.value is not None and figure.limit is not None:
             lines.append(usage_line(label, figure))
     return [*lines, *report.advice, *report.gates, _verdict(report)]
+
+
+def _model_file(report: Report) -> str:
+    return "model.ftm" if report.runtime == "ft" else "model.tflite"
 
 
 def _ledger(report: Report) -> list[list[str]]:
@@ -323,6 +356,13 @@ def _layers_html(report: Report) -> str:
     return _html_table(header, body)
 
 
+def _noise_html(report: Report) -> str:
+    if not report.noise:
+        return ""
+    header, *body = _noise_cells(report)
+    return f"<h2>Signal over noise</h2><p>{escape(_noise_verdict(report))}</p>{_html_table(header, body)}"
+
+
 def html_text(report: Report) -> str:
     """Render `report.html`: one file, no script, nothing loaded from elsewhere."""
     verdict = f'<span class="{"ok" if report.fits else "bad"}">{escape(_verdict(report))}</span>'
@@ -334,7 +374,8 @@ def html_text(report: Report) -> str:
         f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{verdict}</p>{said}{_cards(report)}"
         f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
-        f'<h2>Layers</h2>{_layers_html(report)}<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
+        f"<h2>Layers</h2>{_layers_html(report)}{_noise_html(report)}"
+        '<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
         "bottom to top; blue: activations, orange: scratch.</p>"
         f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>The model, byte by byte</h2>"
         f"{_html_table(['part', 'bytes'], _ledger(report))}<h2>Notes</h2>{notes}</html>\n"

@@ -9,16 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .calibration import MINMAX, Choice, choose_ranges, observe, read_ranges
+from .equalize import equalize
 from .errors import FedtinyError, UsageError
-from .evaluate import Samples, calibrate, read_samples
+from .evaluate import Samples, read_samples
 from .ir import Graph
 from .passes import simplify
-from .quantize import read_ranges
 from .read_onnx import read_onnx
 from .read_tflite import read_tflite
 from .untrusted import read_json_object
 
 MAX_LABELS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a float network is to be quantised."""
+
+    ranges: Choice = MINMAX
+    equalize: bool = False
+    correct_bias: bool = False
+
+
+PLAIN = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,8 @@ class Source:
     ranges: Mapping[str, tuple[float, float]]
     samples: Samples | None
     labels: tuple[str, ...]
+    calibration: Samples | None = None
+    wishes: Wishes = PLAIN
 
     @property
     def is_int8(self) -> bool:
@@ -45,7 +60,7 @@ def newest_run(folder: Path = Path("runs")) -> Path:
     return max(finished, key=lambda path: ((path / "summary.json").stat().st_mtime, path.name))
 
 
-def read_source(given: Path, *, calibration: Path | None, evaluation: Path | None) -> Source:
+def read_source(given: Path, *, calibration: Path | None, evaluation: Path | None, wishes: Wishes = PLAIN) -> Source:
     """Read a run folder or a model file."""
     if not given.exists():
         raise FedtinyError(f"{given}: no such file or folder")
@@ -55,9 +70,14 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     if model.suffix not in (".onnx", ".tflite"):
         raise UsageError(f"{given}: a run folder, a .onnx or an int8 .tflite file is needed")
     int8 = model.suffix == ".tflite"
-    if int8 and calibration is not None:
-        raise UsageError(f"{given} is int8 already: leave out --calibration")
+    if int8 and (calibration is not None or wishes != PLAIN):
+        raise UsageError(f"{given} is int8 already: leave out --calibration, --ranges, --equalize and --correct-bias")
+    if calibration is None and (wishes.equalize or wishes.correct_bias):
+        raise UsageError("--equalize and --correct-bias look at single channels: give --calibration FILE.npz")
     graph = read_tflite(model) if int8 else simplify(read_onnx(model))
+    shown = read_samples(calibration, graph) if calibration is not None else None
+    if shown is not None and wishes.equalize:
+        graph = equalize(graph, shown)
     samples_file = model.parent / "samples.npz"
     samples = None
     if evaluation is not None:
@@ -65,8 +85,8 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     elif given.is_dir() and samples_file.is_file():
         samples = read_samples(samples_file, graph)
     _check_label_range(graph, samples)
-    ranges = {} if int8 else _ranges(model, graph, calibration)
-    return Source(given.name or "model", graph, ranges, samples, _labels(given, graph))
+    ranges = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
+    return Source(given.name or "model", graph, ranges, samples, _labels(given, graph), shown, wishes)
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:
@@ -77,13 +97,13 @@ def _check_label_range(graph: Graph, samples: Samples | None) -> None:
         )
 
 
-def _ranges(model: Path, graph: Graph, calibration: Path | None) -> Mapping[str, tuple[float, float]]:
-    if calibration is not None:
-        return calibrate(graph, read_samples(calibration, graph))
+def _ranges(model: Path, graph: Graph, shown: Samples | None, choice: Choice) -> Mapping[str, tuple[float, float]]:
+    if shown is not None:
+        return choose_ranges(graph, observe(graph, shown, histograms=choice.way != "minmax"), choice)
     beside = model.parent / "ranges.json"
     if not beside.is_file():
         raise FedtinyError(f"{model}: no ranges.json beside it: give --calibration FILE.npz with some inputs `x`")
-    return read_ranges(beside)
+    return choose_ranges(graph, read_ranges(beside), choice)
 
 
 def _labels(given: Path, graph: Graph) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from .errors import FedtinyError
 from .fixed_point import activation_limits
 from .ir import Node, Op, Quant, Tensor, Window
 from .tflite_tables import Tables
+from .tflm_decode import pays
 
 
 def same_pads(window: Window, height: int, width: int) -> tuple[int, int, int, int]:
@@ -58,7 +59,10 @@ def _weights(tables: Tables, node: Node) -> tuple[int, int]:
         product = np.float32(data.scale) * np.asarray(scales, np.float32)
         bias_quant = schema.QuantizationParametersT(scale=product, zeroPoint=np.zeros(1, np.int64))
     laid = weight.transpose(3, 1, 2, 0) if depthwise else weight
-    return tables.constant(laid, quant), tables.constant(node.constants["bias"], bias_quant)
+    coded = tables.decode and pays(node)
+    return (tables.decoded if coded else tables.constant)(laid, quant), tables.constant(
+        node.constants["bias"], bias_quant
+    )
 
 
 def _padded(tables: Tables, node: Node, steps: float) -> tuple[int, int]:

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from . import tflite_schema as schema
+from . import tflm_decode
 from .ir import Array, Quant, Tensor
 
-_KINDS = {np.dtype(np.int8): schema.TensorType.INT8, np.dtype(np.int32): schema.TensorType.INT32}
+_KINDS = {
+    np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.uint8): schema.TensorType.UINT8,
+}
 
 
 @dataclass(slots=True)
@@ -19,12 +24,13 @@ class Tables:
     """Collects what the file holds; constants are shared nowhere."""
 
     graph_tensors: Mapping[str, Tensor]
+    decode: bool = False  # whether weights are coded where that pays
     tensors: list[Any] = field(default_factory=list)
     buffers: list[Any] = field(default_factory=lambda: [schema.BufferT()])
     codes: list[Any] = field(default_factory=list)
     operators: list[Any] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict)
-    _code_index: dict[int, int] = field(default_factory=dict)
+    _code_index: dict[tuple[int, str | None], int] = field(default_factory=dict)
 
     def activation(self, name: str, shown: str | None = None) -> int:
         """The index of an activation of the graph."""
@@ -43,6 +49,14 @@ class Tables:
         little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         self.buffers.append(schema.BufferT(data=np.frombuffer(little.tobytes(), np.uint8)))
         return self._tensor(values.shape, _KINDS[values.dtype], len(self.buffers) - 1, quant)
+
+    def decoded(self, values: Array, quant: Any) -> int:
+        """The index of weights that TensorFlow Lite Micro writes out before the operator that is emitted next."""
+        parts = [np.frombuffer(part, np.uint8) for part in tflm_decode.encode(values)]
+        output = self._tensor(values.shape, schema.TensorType.INT8, 0, quant)
+        inputs = [self.constant(part) for part in parts]
+        self._append(schema.BuiltinOperator.CUSTOM, inputs, output, 1, custom=tflm_decode.OPERATOR)
+        return output
 
     def number(self, value: int, quant: Quant) -> int:
         """The index of a new int8 constant of one number."""
@@ -63,16 +77,22 @@ class Tables:
 
     def emit(self, kind: str, inputs: list[int], output: int, options: Any = None, version: int = 2) -> None:
         """Append an operator; `kind` is its name in the schema, `options` its table."""
-        code = getattr(schema.BuiltinOperator, kind)
-        if code not in self._code_index:
-            self._code_index[code] = len(self.codes)
+        self._append(getattr(schema.BuiltinOperator, kind), inputs, output, version, options)
+
+    def _append(
+        self, code: int, inputs: list[int], output: int, version: int, options: Any = None, custom: str | None = None
+    ) -> None:
+        if (code, custom) not in self._code_index:
+            self._code_index[code, custom] = len(self.codes)
             self.codes.append(
-                schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version)
+                schema.OperatorCodeT(
+                    deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version, customCode=custom
+                )
             )
         union = 0 if options is None else getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         self.operators.append(
             schema.OperatorT(
-                opcodeIndex=self._code_index[code],
+                opcodeIndex=self._code_index[code, custom],
                 inputs=np.array(inputs, np.int32),
                 outputs=np.array([output], np.int32),
                 builtinOptionsType=union,

@@ -1,35 +1,56 @@
 """The memory report of a model that TensorFlow Lite Micro runs: what is known without its code.
 
-The model and the arena's activations are planned; the interpreter's code, and what it keeps in the arena beside
-activations, are not known here and said so.
+The model and the arena's activations are planned, and the arena is measured on this machine where that is possible;
+the interpreter's code is not known here and said so.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .budget import PLANNED, SCHEMA, ArenaBuffer, Figure, Layer, Report, accuracy_fields, model_facts
+from .budget import MEASURED_RUN, PLANNED, SCHEMA, ArenaBuffer, Figure, Layer, Report, accuracy_fields, model_facts
 from .cost import nominal_macs
 from .devices import Device, all_devices
 from .evaluate import Accuracy
 from .ir import WEIGHTED, Graph, Node
 from .plan import activation_plan
+from .tflm_decode import decoded_bytes, encode
+
+NOTES = (
+    "TensorFlow Lite Micro's code is not counted: it comes on top of flash.model",
+    "ram.arena is planned for activations only: the interpreter keeps its own records in the arena beside them",
+    "no firmware project is written for this runtime",
+)
+MEASURED_NOTE = "ram.arena was measured on a 64-bit machine: an upper bound, since 32-bit pointers take less"
+DECODED_NOTE = "weights are decoded into the arena while their layer runs; only TensorFlow Lite Micro runs this file"
 
 
 def make_tflm_report(
-    device: Device, whole: Graph, graph: Graph, model_bytes: int, source: str, accuracy: Accuracy | None
+    device: Device,
+    whole: Graph,
+    graph: Graph,
+    model_bytes: int,
+    source: str,
+    accuracy: Accuracy | None,
+    *,
+    decode: bool = False,
+    measured: int | None = None,
 ) -> Report:
-    """Plan what can be planned; `whole` is the network before reduction."""
-    plan = activation_plan(graph)
-    layers = tuple(_layer(graph, node) for node in graph.nodes)
+    """Plan what can be planned; `whole` is the network before reduction, `measured` the arena on this machine."""
+    held = decoded_bytes(graph) if decode else {}
+    plan = activation_plan(graph, held)
+    layers = tuple(_layer(graph, node, node.name in held) for node in graph.nodes)
     figures = _figures(device, model_bytes, plan.arena_bytes)
+    fits = all(figure.over == 0 for figure in figures)
+    if measured is not None:
+        figures += (Figure("ram.arena", measured, "B", None, device.region_for("arena").name, MEASURED_RUN),)
     return Report(
         schema=SCHEMA,
         board=device.id,
         board_name=device.name,
-        runtime="tflm",
+        runtime="tflm-decode" if decode else "tflm",
         source=source,
-        fits=all(figure.over == 0 for figure in figures),
+        fits=fits,
         accuracy=accuracy_fields(accuracy),
         model=model_facts(whole, layers),
         figures=figures,
@@ -41,21 +62,19 @@ def make_tflm_report(
         ),
         arena_lower_bound=plan.lower_bound,
         advice=_advice(device, figures, model_bytes, plan.arena_bytes),
-        notes=(
-            "TensorFlow Lite Micro's code is not counted: it comes on top of flash.model",
-            "ram.arena counts activations only: the interpreter keeps its own records in the arena beside them",
-            "no firmware project is written for this runtime",
-        ),
+        notes=(*NOTES, *((MEASURED_NOTE,) if measured is not None else ()), *((DECODED_NOTE,) if decode else ())),
     )
 
 
-def _layer(graph: Graph, node: Node) -> Layer:
+def _layer(graph: Graph, node: Node, coded: bool) -> Layer:
     output, macs = graph.tensors[node.output].shape, nominal_macs(graph, node)
     if node.op not in WEIGHTED:
         return Layer(node.name, node.op.value, output, 0, 0, "", 0, {}, 0, 0)
     weight = node.constants["weight"]
     size, kept = int(weight.size), int(np.count_nonzero(weight))
-    return Layer(node.name, node.op.value, output, size, kept, "dense", size, {"dense": size}, macs, macs)
+    sizes = {"dense": size, "decode": sum(map(len, encode(weight)))}
+    name = "decode" if coded else "dense"
+    return Layer(node.name, node.op.value, output, size, kept, name, sizes[name], sizes, macs, macs)
 
 
 def _figures(device: Device, model_bytes: int, arena_bytes: int) -> tuple[Figure, ...]:

@@ -14,9 +14,9 @@ from .tflite_out import WRITERS
 from .tflite_tables import Tables
 
 
-def write_tflite(graph: Graph) -> bytes:
-    """Lay the graph out as a flatbuffer; equal graphs give equal bytes."""
-    tables = Tables(graph.tensors)
+def write_tflite(graph: Graph, *, decode: bool = False) -> bytes:
+    """Lay the graph out as a flatbuffer; equal graphs give equal bytes. `decode` codes weights for TFLite Micro."""
+    tables = Tables(graph.tensors, decode)
     inputs = [tables.activation(graph.input, "input")]
     outputs = [tables.activation(graph.output, "output")]
     for node in graph.nodes:

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.mobilenetv1 import mobilenetv1
 from fedtiny_train.models.mobilenetv2 import mobilenetv2
 from fedtiny_train.models.norms import RunningNorm1d, RunningNorm2d
+from fedtiny_train.models.place import here, moved
 from fedtiny_train.models.resnet8 import ResNet8
 from fedtiny_train.models.resnet18 import resnet18
 from fedtiny_train.models.sparse import saved_bytes
@@ -39,6 +41,7 @@ __all__ = ["OWN", "gate_state", "gates", "saved_bytes", "set_masks"]
 Array = npt.NDArray[np.float32]
 Arrays = dict[str, Array]
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
+_KNOWN: WeakKeyDictionary[nn.Module, Mapping[str, Tensor]] = WeakKeyDictionary()
 DEEP = 5  # a plain network with as many layers is adjusted by pairs
 NETWORKS: Mapping[str, Callable[[tuple[int, ...], int, int], nn.Module]] = {
     "resnet8": ResNet8,
@@ -105,7 +108,7 @@ def shared(spec: ModelSpec) -> nn.Module:
 
     Its weights lie in memory channels last, in which convolutions are about 1.3 times as fast.
     """
-    return build(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return build(spec).to(here(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def norms(model: nn.Module) -> dict[str, Norm]:
@@ -168,17 +171,25 @@ def blocks(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def layout(x: Tensor) -> Tensor:
-    """Return a batch in the memory layout that convolutions are fastest in."""
+    """Return a batch where it is computed with, in the memory layout that convolutions are fastest in."""
+    x = moved(x)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def _values(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return the tensors of a module's state, looked up once: a module that is in use is not rebuilt any more.
+
+    The step counters of batch norm are no part of it.
+    """
+    if model not in _KNOWN:
+        every = model.state_dict()
+        _KNOWN[model] = {name: value for name, value in every.items() if not name.endswith("num_batches_tracked")}
+    return _KNOWN[model]
+
+
 def read(model: nn.Module) -> Arrays:
-    """Copy the state out of a module. The step counters of batch norm are no part of it."""
-    return {
-        name: np.array(value.detach().numpy(), order="C")
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    """Copy the state out of a module."""
+    return {name: np.array(value.cpu().numpy(), order="C") for name, value in _values(model).items()}
 
 
 def load(model: nn.Module, state: Mapping[str, Array], masks: Mapping[str, Mask] | None = None) -> None:
@@ -186,7 +197,7 @@ def load(model: nn.Module, state: Mapping[str, Array], masks: Mapping[str, Mask]
     if masks is not None:
         set_masks(model, masks)
     with torch.no_grad():
-        for name, value in model.state_dict().items():
+        for name, value in _values(model).items():
             if name in state:
                 value.copy_(torch.from_numpy(np.asarray(state[name], order="C")))
 

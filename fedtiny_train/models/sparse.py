@@ -182,13 +182,14 @@ class _KeepSigns(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, most: float) -> Tensor:
         open_ = _flat((x > 0) & (x < most))
         bits = F.pad(open_, (0, -len(open_) % 8)).reshape(-1, 8)
-        ctx.save_for_backward((bits * BITS).sum(1, dtype=torch.uint8))
+        ctx.save_for_backward((bits * BITS.to(bits.device)).sum(1, dtype=torch.uint8))
         ctx.shape, ctx.lies_last = x.shape, _lies_last(x)
         return x.clamp(0, most)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        bits = (ctx.saved_tensors[0][:, None] & BITS).ne(0).reshape(-1)[: math.prod(ctx.shape)]
+        kept = ctx.saved_tensors[0]
+        bits = (kept[:, None] & BITS.to(kept.device)).ne(0).reshape(-1)[: math.prod(ctx.shape)]
         return gradients[0] * _folded(bits, ctx.shape, ctx.lies_last), None
 
 

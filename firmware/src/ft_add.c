@@ -63,10 +63,10 @@ static void run(ft_context_t *context) {
     operands_t swapped = {x.b, x.a, x.out, x.count, b->zero_point, a->zero_point};
     x.zero_a = a->zero_point, x.zero_b = b->zero_point;
     int quick = ft_quick(&result, add.multiplier_out, add.shift_out, out->zero_point);
-    if (!quick || add.act_min != -128 || add.act_max != 127) add_any(x, &add, out->zero_point);
-    else if (add.multiplier1 == HALF && add.shift1 == 0 && ft_quick(&second, add.multiplier2, add.shift2, 0))
+    quick = quick && add.act_min == -128 && add.act_max == 127;
+    if (quick && add.multiplier1 == HALF && add.shift1 == 0 && ft_quick(&second, add.multiplier2, add.shift2, 0))
         add_quickly(x, second, result);
-    else if (add.multiplier2 == HALF && add.shift2 == 0 && ft_quick(&second, add.multiplier1, add.shift1, 0))
+    else if (quick && add.multiplier2 == HALF && add.shift2 == 0 && ft_quick(&second, add.multiplier1, add.shift1, 0))
         add_quickly(swapped, second, result);
     else add_any(x, &add, out->zero_point);
 }

@@ -25,6 +25,7 @@ from rich.console import Console
 
 INVALID = sorted((Path(__file__).parent / "invalid").glob("*.toml"))
 BOARDS = {device.id: device for device in all_devices()}
+EMULATED = [f"qemu-{name}" for name in ("m0", "m3", "m33", "m4", "m55", "m7", "rv32", "xtensa")]
 REAL = ["esp32", "esp32c3", "esp32s3", "esp8266", "nano33ble", "nrf52840dk", "pico", "pico2"]
 
 # What PlatformIO's own files say of these boards, and where it was read: the regions named add up to that
@@ -51,7 +52,7 @@ PUBLISHED = [
 
 
 def test_the_boards_are_there():
-    assert [*BOARDS] == sorted([*REAL, "qemu-m4"])
+    assert [*BOARDS] == sorted([*REAL, *EMULATED])
     assert {path.stem for path in (asset_root() / "devices").iterdir()} == {*BOARDS}
 
 
@@ -122,7 +123,7 @@ def test_a_board_is_found_by_any_of_its_names(name, board):
     assert load_device(name).id == board
 
 
-@pytest.mark.parametrize(("name", "close"), [("esp32devv", "esp32dev"), ("Pico3", "pico"), ("qemu-m5", "qemu-m4")])
+@pytest.mark.parametrize(("name", "close"), [("esp32devv", "esp32dev"), ("Pico3", "pico"), ("qemu-m5", "qemu-m55")])
 def test_an_unknown_board_names_the_nearest(name, close):
     expected = re.escape(f"unknown board '{name}' (did you mean {close}?)")
     with pytest.raises(UsageError, match=expected) as caught:

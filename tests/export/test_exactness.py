@@ -10,6 +10,7 @@ from fedtiny_export import reference
 from fedtiny_export.fixed_point import quantize_multiplier, requantize
 from fedtiny_export.ftm import read_weights, write_ftm
 from fedtiny_export.ir import Graph, Node, Op, Quant, Tensor
+from fedtiny_export.ops.sums import weighted_sums
 from fedtiny_export.write_tflite import write_tflite
 from networks import Builder, residual, samples
 
@@ -140,3 +141,18 @@ def test_a_single_dense_output_multiplies_its_scales_in_double_precision():
         zero = np.zeros((1, 1), np.int8)
         assert oracles.tflite_micro(write_tflite(graph), zero)[0, 0] == reference.run(graph, zero)[0, 0]
         found += 1
+
+
+@pytest.mark.parametrize("weights", [517, 520, 2000])
+def test_sums_are_whole_whatever_floats_add_them(weights):
+    """255 * 127 * 518 is just over 2^24, where 32-bit floats begin to leave out odd numbers."""
+    random = np.random.default_rng(weights)
+    constants = {"weight": np.full((3, weights), 127, np.int8), "bias": np.array([1, -1, 0], np.int32)}
+    constants["weight"][1:, 0] = [126, -127]
+    node = Node(Op.DENSE, "d", ("input",), "y", constants)
+    tensors = {"input": Tensor("input", (weights,), Quant(1.0, -128))}
+    data = np.full((40, weights), 127)
+    data[1:] -= random.integers(0, 3, (39, weights))
+    wanted = (data + 128) @ constants["weight"].astype(np.int64).T + constants["bias"]
+    assert np.array_equal(weighted_sums(node, data, tensors), wanted)
+    assert wanted.max() > (1 << 24) - (1 << 18)

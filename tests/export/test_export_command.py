@@ -200,7 +200,8 @@ def test_what_the_sparse_runtime_lacks_is_named_and_the_other_runtime_offered(tm
     assert not (tmp_path / "o").exists()
     assert call(path, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm") == 0
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
-        *("golden.npz", "model.tflite", "report.html", "report.json", "report.txt"),
+        *("golden.npz", "model.tflite", "model_data.c", "model_data.h", "model_ops.h"),
+        *("report.html", "report.json", "report.txt"),
     ]
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert report["runtime"] == "tflm"

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from fedtiny_export.calibration import Observed, read_ranges
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.ir import Graph, Node, Op, Tensor, Window
-from fedtiny_export.quantize import quantize, read_ranges
+from fedtiny_export.quantize import quantize
 from fedtiny_export.scales import activation_quant
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +84,16 @@ def test_a_missing_range_names_the_tensor():
         '{"a": {"min": 1}}',
         '{"a": {"min": 2, "max": 1}}',
         '{"a": {"min": 0, "max": NaN}}',
+        '{"a": {"min": 0, "max": 1, "histogram": 3}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [1, 0], "counts": [1]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, Infinity], "counts": [1]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [0, 0]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [2, -1]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [0.5]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [true]}}}',
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [1' + "0" * 30 + "]}}}",
+        '{"a": {"min": 0, "max": 1, "histogram": {"edges": [0, 1], "counts": [' + "1," * 2048 + "1]}}}",
     ],
 )
 def test_broken_range_files_are_refused(content, tmp_path):
@@ -92,8 +103,11 @@ def test_broken_range_files_are_refused(content, tmp_path):
 
 
 def test_ranges_are_read(tmp_path):
-    (tmp_path / "ranges.json").write_text(json.dumps({"a": {"min": -1, "max": 2, "histogram": {}}}))
-    assert read_ranges(tmp_path / "ranges.json") == {"a": (-1.0, 2.0)}
+    drawn = {"edges": [-1, 2], "counts": [3, 0, 4]}
+    content = {"a": {"min": -1, "max": 2, "histogram": {}}, "b": {"min": -1, "max": 2, "histogram": drawn}}
+    (tmp_path / "ranges.json").write_text(json.dumps(content))
+    found = read_ranges(tmp_path / "ranges.json")
+    assert found == {"a": Observed(-1.0, 2.0), "b": Observed(-1.0, 2.0, -1.0, 2.0, (3, 0, 4))}
 
 
 def test_the_range_is_widened_to_what_is_padded():

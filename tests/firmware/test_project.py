@@ -50,11 +50,13 @@ STAND_INS = {
     "xtensa-lx7": XTENSA,
     "xtensa-lx106": XTENSA,
     "rv32imc": RISCV,
+    "cortex-m0": _arm("cortex-m0"),
     "cortex-m0plus": _arm("cortex-m0plus"),
     "cortex-m3": _arm("cortex-m3"),
     "cortex-m4f": _arm("cortex-m4"),
     "cortex-m7": _arm("cortex-m7"),
     "cortex-m33": _arm("cortex-m33"),
+    "cortex-m55": _arm("cortex-m55"),
 }
 
 
@@ -151,10 +153,10 @@ def test_an_unknown_framework_is_refused_by_name():
         project_files(dataclasses.replace(load_device("esp32"), platformio=other), artifacts())
 
 
-def test_a_machine_without_start_up_code_is_refused():
+def test_a_toolchain_without_start_up_code_is_refused():
     device = load_device("qemu-m4")
-    other = dataclasses.replace(device.emulator, machine="nowhere-1")
-    with pytest.raises(FedtinyError, match="no start-up code for machine nowhere-1"):
+    other = dataclasses.replace(device.emulator, toolchain="avr-")
+    with pytest.raises(FedtinyError, match="qemu-m4: no start-up code for toolchain avr-; there is some for arm-none"):
         project_files(dataclasses.replace(device, emulator=other), artifacts())
 
 

@@ -18,7 +18,10 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m4", "cortex-m33", "rv32imc", "xtensa-lx106"])
+CORTEX = ["cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
+
+
+@pytest.mark.parametrize("cpu", [*CORTEX, "rv32imc", "xtensa-lx106", "xtensa-lx6"])
 def test_the_code_of_every_part_is_as_the_table_says(cpu, need_tool):
     module = script()
     compiler = module.CPUS[cpu]

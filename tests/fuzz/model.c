@@ -119,7 +119,10 @@ static uint64_t work_of(const uint8_t *data) {
         memcpy(&op, data + header.ops + i * FT_OP_BYTES, sizeof op);
         memcpy(&in, data + header.tensors + op.input * FT_TENSOR_BYTES, sizeof in);
         memcpy(&out, data + header.tensors + op.output * FT_TENSOR_BYTES, sizeof out);
-        uint64_t reach = (uint64_t)data[op.params] * data[op.params + 1u] + 1u; /* the kernel, where it is one */
+        /* these records begin with the size of a window */
+        int window = op.kernel <= FT_KERNEL_CONV_GAP || op.kernel == FT_KERNEL_CONV_RICE ||
+                     op.kernel == FT_KERNEL_DEPTHWISE || op.kernel == FT_KERNEL_POOL;
+        uint64_t reach = window ? (uint64_t)data[op.params] * data[op.params + 1u] + 1u : 1u;
         total += (uint64_t)out.height * out.width * out.channels * in.channels * reach;
         total += (uint64_t)in.height * in.width * in.channels;
     }

@@ -23,9 +23,11 @@ def vector(density: float) -> Builder:
 
 
 def averaged() -> Builder:
-    """A strided convolution and a mean."""
+    """A strided convolution, an addition that clamps, and a mean."""
     b = Builder((5, 6, 3), 3, 0.5)
-    b.conv(4, stride=2, high=0.3)
+    first = b.conv(4, stride=2, high=0.3)
+    b.conv(4, 1, low=None)
+    b.add(Op.ADD, b.last, first, low=0.0, high=0.4)
     b.add(Op.MEAN)
     b.dense(3)
     return b
@@ -35,7 +37,8 @@ def seeds() -> dict[str, bytes]:
     """Every network with every encoding."""
     graphs = {
         "residual": residual(1, 0.3, 0.2, (6, 6, 2), (3, 4)),
-        "streamed": streamed(1, 0.3, (10, 9, 2), 4),
+        "streamed": streamed(1, 0.3, (12, 12, 2), 4),
+        "swapped": streamed(2, 0.3, (12, 12, 2), 4),
         "vector": vector(0.4).int8(),
         "averaged": averaged().int8(),
         "separable": separable(0, (12, 12, 3), 4),

@@ -170,3 +170,26 @@ def test_the_report_says_what_a_dense_network_costs(run):
     assert "Refused answers" not in page
     assert all(layer["filters"] == layer["shape"][0] for layer in summary["layers"])
     assert page.count('class="dead"') == sum(len(layer["dead"]) for layer in summary["layers"])
+
+
+def test_bytes_are_written_in_the_unit_of_the_largest_round():
+    lines = [{"bytes_up": 900, "bytes_down": 230}, {"bytes_up": 3 << 20, "bytes_down": 1 << 20}]
+    drawn = report._bytes(lines)
+    assert "MiB from clients" in drawn
+    assert "e+" not in drawn
+    assert "KiB to clients" in report._bytes([{"bytes_up": 0, "bytes_down": 1024}])
+    assert ">B to clients" in report._bytes([{"bytes_up": 500, "bytes_down": 523}])
+
+
+def test_names_above_columns_are_whole_and_inside_the_picture():
+    names = ["airplane", "automobile", "one-that-is-far-too-long"]
+    slanted = charts.mosaic("m", [("0", [1.0] * 10)], [*names, *"abcdefg"], "client")
+    assert [">airplane<" in slanted, ">automobile<" in slanted, ">one-that-i\u2026<" in slanted] == [True] * 3
+    found = [(float(x), float(y)) for x, y in re.findall(r"translate\(([\d.]+) ([\d.]+)\)", slanted)]
+    for name, (x, y) in zip(names, found, strict=False):
+        long = 7.0 * min(11, len(name))  # of a text that ends at (x, y) and comes from the upper left, at 40 degrees
+        assert x - 0.766 * long >= 0
+        assert y - 0.643 * long >= 0
+    level = charts.mosaic("m", [("0", [1.0, 2.0])], names[:2], "client")
+    assert ">automobile<" in level
+    assert "rotate" not in level

@@ -21,6 +21,7 @@ from ..ir import Node, Op, Tensor, Window, groups
 Numbers = NDArray[Any]
 Tensors = Mapping[str, Tensor]
 MAX_PATCHES = 1 << 22  # numbers laid out at once
+MOST_STEPS = 255  # between an int8 value and a zero point
 
 
 def windows(data: Numbers, window: Window) -> Numbers:
@@ -54,23 +55,29 @@ def over_window(join: np.ufunc, data: Numbers, window: Window, rows: int, column
     return data
 
 
+def _exact_floats(weight: Numbers) -> type[np.floating[Any]]:
+    """The floats that add products of int8 weights and steps without rounding, in any order: sums are whole numbers."""
+    most = np.abs(weight.reshape(weight.shape[0], -1).astype(np.int64)).sum(axis=1).max()
+    return np.float32 if int(most) * MOST_STEPS < 1 << 24 else np.float64
+
+
 def _conv(node: Node, data: Numbers, value: float) -> Numbers:
-    """The sums before rescaling. In float64 they are exact for int8 operands: far below 2^53."""
+    """The sums before rescaling, in the floats that the data are in."""
     top, left, bottom, right = node.window.pads
     padded = np.pad(data, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
-    weight = node.constants["weight"].astype(np.float64)
+    weight = node.constants["weight"].astype(data.dtype)
     if node.op is Op.DEPTHWISE:
         return _depthwise(node, padded, weight)
     patches = windows(padded, node.window)
     samples, rows, columns = patches.shape[:3]
-    sums = np.empty((samples, rows, columns, weight.shape[0]))
+    sums = np.empty((samples, rows, columns, weight.shape[0]), data.dtype)
     one = max(1, samples * int(np.prod(patches.shape[3:])))
     wide = max(1, min(columns, MAX_PATCHES // one))
     tall = max(1, MAX_PATCHES // (one * wide))
     for top in range(0, rows, tall):
         for left in range(0, columns, wide):
             place = (slice(None), slice(top, top + tall), slice(left, left + wide))
-            sums[place] = _grouped_sums(patches[place].astype(np.float64), weight, groups(node, data.shape[3]))
+            sums[place] = _grouped_sums(patches[place], weight, groups(node, data.shape[3]))
     return sums
 
 
@@ -85,7 +92,7 @@ def _grouped_sums(patches: Numbers, weight: Numbers, count: int) -> Numbers:
 def _depthwise(node: Node, padded: Numbers, weight: Numbers) -> Numbers:
     top, left, bottom, right = node.window.pads
     rows, columns = node.window.output_size(padded.shape[1] - top - bottom, padded.shape[2] - left - right)
-    sums = np.zeros((padded.shape[0], rows, columns, weight.shape[0]))
+    sums = np.zeros((padded.shape[0], rows, columns, weight.shape[0]), padded.dtype)
     times = weight.shape[0] // padded.shape[3]
     for y, x, seen in taps(padded, node.window, rows, columns):
         sums += np.repeat(seen, times, axis=3) * weight[:, y, x, 0]
@@ -100,15 +107,14 @@ def conv_real(node: Node, inputs: list[Numbers]) -> Numbers:
 def dense_real(node: Node, inputs: list[Numbers]) -> Numbers:
     """A dense layer over the flat input."""
     flat = inputs[0].reshape(inputs[0].shape[0], -1)
-    return np.asarray(flat @ node.constants["weight"].T.astype(np.float64) + node.constants["bias"])
+    return np.asarray(flat @ node.constants["weight"].T.astype(flat.dtype) + node.constants["bias"])
 
 
 def weighted_sums(node: Node, data: Numbers, tensors: Tensors) -> Numbers:
     """Bias and products of a convolution or dense layer, before rescaling."""
-    steps = centred(data, tensors[node.inputs[0]])
+    steps = centred(data, tensors[node.inputs[0]]).astype(_exact_floats(node.constants["weight"]))
     if node.op is Op.DENSE:
-        flat = steps.reshape(steps.shape[0], -1).astype(np.float64)
-        sums = flat @ node.constants["weight"].T.astype(np.float64)
+        sums = steps.reshape(steps.shape[0], -1) @ node.constants["weight"].T.astype(steps.dtype)
     else:
         sums = _conv(node, steps, int(node.pad_value))
     return np.asarray(sums.astype(np.int64) + node.constants["bias"].astype(np.int64))
