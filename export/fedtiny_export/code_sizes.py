@@ -36,9 +36,10 @@ class CodeSizes:
     stacks: dict[str, int]
     instructions: dict[str, float]
 
-    def kernel_bytes(self) -> dict[Kernel, int]:
-        """What linking each kernel adds; code that kernels share is not counted here."""
-        return {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+    def kernel_bytes(self) -> dict[Kernel | frozenset[Kernel], int]:
+        """What linking each kernel adds, and what the first of those that share code adds."""
+        costs: dict[Kernel | frozenset[Kernel], int] = {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
+        return costs | {frozenset(users): self.parts[part] for part, users in _SHARED.items()}
 
     def stack_bytes(self, kernels: Iterable[Kernel]) -> int | None:
         """The deepest stack of running these kernels, from the board's main on; None where it was not measured."""

@@ -63,7 +63,7 @@ def _lacks(graph: Graph, node: Node) -> str | None:
     return None
 
 
-def write_ftm(graph: Graph, code_bytes: dict[Kernel, int]) -> Ftm:
+def write_ftm(graph: Graph, code_bytes: sparse.Code) -> Ftm:
     """Choose encodings, plan the arena, lay the file out. `code_bytes` is what linking a kernel costs."""
     reason = lacking(graph)
     if reason is not None:

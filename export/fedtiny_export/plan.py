@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .abi import MAX_CHAIN, Kernel
+from .flat import can_lie_flat, laid_flat
 from .ir import Graph, Node
 from .layout import ALIGNMENT, BY_ROWS, CONVOLUTIONS, VIEWS, Buffer, can_take_over, is_vector, place, scratch_bytes
 from .runtime_ops import RUNTIME_OPS
@@ -207,6 +208,10 @@ def _more_rows(plan: Plan, packed: Mapping[str, Packed]) -> Plan:
     """Let convolutions make as many rows at a time as this arena allows, those with most weights first."""
     layers = [node for node in plan.graph.nodes if node.op in CONVOLUTIONS and not is_vector(plan.graph, node)]
     for node in sorted(layers, key=lambda node: -node.constants["weight"].size):
+        flat = _laid_flat(plan, packed, node)
+        if flat is not None:
+            plan = flat
+            continue
         count = plan.graph.tensors[node.output].image[0]
         while count > 1:
             found = _lay_out(plan.graph, packed, plan.streamed, {**plan.rows, node.name: count})
@@ -215,6 +220,21 @@ def _more_rows(plan: Plan, packed: Mapping[str, Packed]) -> Plan:
                 break
             count = (count + 1) // 2
     return plan
+
+
+def _laid_flat(plan: Plan, packed: Mapping[str, Packed], node: Node) -> Plan | None:
+    """As many rows of a 1x1 convolution as one as this arena allows, if it is in no chain."""
+    nodes = plan.graph.nodes
+    neighbours = {node.name, nodes[nodes.index(node) - 1].name if nodes.index(node) else node.name}
+    if not can_lie_flat(plan.graph, node) or neighbours & plan.streamed:
+        return None
+    height = plan.graph.tensors[node.output].image[0]
+    for count in range(height, 1, -1):
+        if height % count == 0:
+            found = _lay_out(laid_flat(plan.graph, node, count), packed, plan.streamed, plan.rows)
+            if found.arena_bytes <= plan.arena_bytes:
+                return found
+    return None
 
 
 def needed_kernels(packed: Mapping[str, Packed], graph: Graph) -> set[Kernel]:

@@ -7,7 +7,8 @@ ft_conv_rice.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from .abi import GAP_SKIP, Kernel
 
 Weights = NDArray[np.int8]
+# what linking a kernel costs, and the first of a set that shares code
+Code = Mapping[Kernel, int] | Mapping[Kernel | frozenset[Kernel], int]
 MAX_LOW_BITS = 15  # of a Rice-coded gap
 
 
@@ -178,10 +181,10 @@ def pack(weights: Weights, kernel: Kernel) -> Packed:
     return Packed(kernel, encoding_of(kernel).pack(weights.reshape(-1)), taps)
 
 
-def choose(layers: Sequence[tuple[Weights, Sequence[Kernel]]], code_bytes: dict[Kernel, int]) -> list[Kernel]:
+def choose(layers: Sequence[tuple[Weights, Sequence[Kernel]]], code_bytes: Code) -> list[Kernel]:
     """The kernel of every layer, of those that can read it, such that weights and linked kernels take the fewest bytes.
 
-    `code_bytes` is what linking a kernel costs. All sets of kernels are tried: exact, not greedy.
+    All sets of kernels are tried: exact, not greedy.
     """
     costs = [{kernel: size for kernel, size in sizes(weights).items() if kernel in able} for weights, able in layers]
     kernels = [encoding.kernel for encoding in ENCODINGS]
@@ -192,8 +195,17 @@ def choose(layers: Sequence[tuple[Weights, Sequence[Kernel]]], code_bytes: dict[
             continue
         picked = [min((cost[kernel], kernel) for kernel in allowed if kernel in cost)[1] for cost in costs]
         total = sum(cost[kernel] for cost, kernel in zip(costs, picked, strict=True))
-        total += sum(code_bytes.get(kernel, 0) for kernel in set(picked))
+        total += linked_bytes(code_bytes, set(picked))
         if best is None or total < best[0]:
             best = (total, picked)
     assert best is not None
     return best[1]
+
+
+def linked_bytes(code_bytes: Code, kernels: AbstractSet[Kernel]) -> int:
+    """What linking these kernels costs."""
+    return sum(
+        cost
+        for key, cost in code_bytes.items()
+        if (key in kernels if isinstance(key, Kernel) else not kernels.isdisjoint(key))
+    )

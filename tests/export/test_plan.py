@@ -7,8 +7,9 @@ import itertools
 import pytest
 from fedtiny_export import reference
 from fedtiny_export.abi import Kernel
+from fedtiny_export.flat import can_lie_flat, laid_flat
 from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Op
+from fedtiny_export.ir import Graph, Op
 from fedtiny_export.layout import Buffer, can_take_over, place
 from fedtiny_export.plan import make_plan
 from hypothesis import given
@@ -105,3 +106,40 @@ def test_the_order_is_changed_where_that_saves_memory():
     assert order.index("t6") < order.index("t4"), "the shortcut runs while its input is still there"
     assert sorted(order) == sorted(node.name for node in ic01(1.0).nodes)
     assert {node.op for node in plan.graph.nodes} == {Op.CONV, Op.ADD, Op.MEAN, Op.DENSE}
+
+
+def pointwise(seed: int, shape=(10, 5, 8)) -> Graph:
+    """A 1x1 convolution between two that look around, and one with a stride."""
+    builder = Builder(shape, seed)
+    builder.conv(8)
+    builder.conv(12, 1)
+    builder.conv(8)
+    builder.conv(6, 1, stride=2, pads=(0, 0, 0, 0))
+    builder.dense(5)
+    return builder.int8()
+
+
+@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_RICE])
+def test_a_convolution_of_one_pixel_takes_rows_that_lie_end_to_end_as_one(forced, host_runtime):
+    from networks import samples
+
+    for seed in range(3):
+        graph = pointwise(seed)
+        written = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in Kernel})
+        after = {node.name: node for node in written.plan.graph.nodes}
+        assert written.plan.graph.tensors[after["t1"].inputs[0]].shape == (1, 50, 8)
+        assert written.plan.graph.tensors[after["t3"].inputs[0]].shape == (10, 5, 8), "its stride sees the rows"
+        assert [node.name for node in written.plan.graph.nodes if node.op is Op.CONV] == ["t0", "t1", "t2", "t3"]
+        inputs = samples(graph, 10, seed)
+        assert host_runtime.run(written.data, inputs)[2] == reference.run(graph, inputs).tobytes()
+
+
+def test_laying_flat_takes_names_that_nothing_has():
+    graph = pointwise(0)
+    node = next(node for node in graph.nodes if node.name == "t1")
+    once = laid_flat(graph, node, 5)
+    again = laid_flat(once, next(node for node in once.nodes if node.name == "t1"), 2)
+    assert len({node.name for node in again.nodes}) == len(again.nodes) == len(graph.nodes) + 4
+    assert once.tensors[next(node for node in once.nodes if node.name == "t1").output].shape == (2, 25, 12)
+    assert not can_lie_flat(graph, graph.nodes[0])
+    assert not can_lie_flat(graph, graph.nodes[3])

@@ -66,6 +66,15 @@ def test_a_layer_gets_a_kernel_that_can_read_it_whatever_another_costs():
     assert sparse.choose([layers[0], layers[2]], {Kernel.DEPTHWISE: 500}) == [Kernel.CONV_BITMAP] * 2
 
 
+def test_code_that_kernels_share_is_counted_once():
+    layer = np.eye(8, 40, dtype=np.int8)  # 320 bytes where dense
+    sparse_code = {frozenset(sparse.SPARSE): 320, Kernel.CONV_GAP: 20, Kernel.CONV_BITMAP: 0}
+    assert sparse.linked_bytes(sparse_code, {Kernel.CONV_GAP, Kernel.CONV_BITMAP}) == 340
+    assert sparse.linked_bytes(sparse_code, {Kernel.CONV_DENSE}) == 0
+    assert sparse.choose([(layer, sparse.CONVS)], sparse_code) == [Kernel.CONV_DENSE]
+    assert Kernel.CONV_DENSE not in sparse.choose([(layer, sparse.CONVS)] * 2, sparse_code)
+
+
 def test_the_documented_example_of_a_gap_stream():
     layer = np.zeros(600, np.int8)
     layer[[0, 3, 300]] = [5, -1, 7]
