@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 
 import networks
@@ -26,10 +25,9 @@ HERE = importlib.util.find_spec("tensorflow") is not None
 
 
 @pytest.fixture
-def tensorflow():
-    if not HERE and os.environ.get("CI") == "true":
-        pytest.fail("tensorflow is not installed (extra tensorflow)")
-    return pytest.importorskip("tensorflow")
+def tensorflow(need_extra):
+    need_extra("tensorflow", "tensorflow")
+    return importlib.import_module("tensorflow")
 
 
 def _everything() -> Graph:

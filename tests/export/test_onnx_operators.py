@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -305,9 +306,10 @@ def test_constants_from_elsewhere_are_refused(entries, message, tmp_path):
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_files_of_both_torch_exporters(dynamo, tmp_path):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("onnxscript") if dynamo else None
+def test_files_of_both_torch_exporters(need_extra, dynamo, tmp_path):
+    need_extra("torch", "train")
+    need_extra("onnxscript", "dev")
+    torch = importlib.import_module("torch")
     torch.manual_seed(0)
     nn = torch.nn
     net = nn.Sequential(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import struct
@@ -90,10 +90,11 @@ def test_a_node_is_given_its_own_clients_and_nothing_pickled(tmp_path):
         assert np.array_equal(found["x"], shards(4)[3].x)
 
 
-def test_the_client_half_answers_as_the_local_engine_does(tmp_path, monkeypatch):
+def test_the_client_half_answers_as_the_local_engine_does(need_extra, tmp_path, monkeypatch):
     for name, value in flower.QUIET.items():
         monkeypatch.setenv(name, value)
-    apps = pytest.importorskip("fedtiny_train.engine.flower_apps")
+    need_extra("flwr", "flower")
+    apps = importlib.import_module("fedtiny_train.engine.flower_apps")
     flower._fill(tmp_path, shards(3), LOCAL, 2, 1234, "key")
     state = models.initial_state(SPEC, 0)
     request = wire.encode(Message("train", {"round": 1.0, "lr": 0.1}, state))
@@ -115,8 +116,8 @@ def running(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_flower_gives_the_bytes_of_the_local_engine_and_leaves_nothing_behind(tools, tmp_path, monkeypatch):
-    pytest.importorskip("flwr")
+def test_flower_gives_the_bytes_of_the_local_engine_and_leaves_nothing_behind(need_extra, tools, tmp_path, monkeypatch):
+    need_extra("flwr", "flower")
     _, small, contents, _ = tools
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(flower.tempfile, "tempdir", None)
