@@ -143,3 +143,6 @@ def test_laying_flat_takes_names_that_nothing_has():
     assert once.tensors[next(node for node in once.nodes if node.name == "t1").output].shape == (2, 25, 12)
     assert not can_lie_flat(graph, graph.nodes[0])
     assert not can_lie_flat(graph, graph.nodes[3])
+    padded = Builder((4, 5, 2), 0)
+    padded.conv(3, 1, pads=(1, 1, 1, 1))
+    assert not can_lie_flat(padded.int8(), padded.int8().nodes[0])

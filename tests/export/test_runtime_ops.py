@@ -113,6 +113,17 @@ def test_groups_that_do_not_fit_are_refused(forced, groups, host_runtime):
     assert host_runtime.run(changed, samples(graph, 1))[0] == Status.ERROR_FORMAT
 
 
+@pytest.mark.parametrize(("groups", "status"), [(2, 0), (4, Status.ERROR_FORMAT), (3, Status.ERROR_FORMAT)])
+def test_groups_divide_the_channels_on_both_sides(groups, status, host_runtime):
+    """Of 6 inputs and 8 outputs."""
+    builder = Builder((6, 6, 6), 0)
+    builder.grouped(4, 2, (3, 3))
+    graph = builder.int8()
+    data = write_ftm(graph, {kernel: 0 if kernel is Kernel.CONV_RICE else 10**9 for kernel in Kernel}).data
+    changed = seal(_patched(data, *_conv(data, 0, "groups"), groups))
+    assert host_runtime.run(changed, samples(graph, 1))[0] == status
+
+
 def test_a_dense_convolution_has_no_groups(host_runtime):
     builder = Builder((6, 6, 6), 0)
     builder.conv(6)
