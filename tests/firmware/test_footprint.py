@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from benchmark import script
 from fedtiny_export.devices import load_device
 from fedtiny_export.emulator import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("footprint_script", ROOT / "benchmarks/footprint.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-FOOTPRINT = script()
+FOOTPRINT = script("footprint")
 ROWS = [(name, board) for name, boards in FOOTPRINT.models().items() for board in boards]
 
 

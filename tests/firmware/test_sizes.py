@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from benchmark import script
 
 ROOT = Path(__file__).parents[2]
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("code_sizes_script", ROOT / "benchmarks/code_sizes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 CORTEX = ["cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
@@ -23,7 +16,7 @@ CORTEX = ["cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cor
 
 @pytest.mark.parametrize("cpu", [*CORTEX, "rv32imc", "xtensa-lx106", "xtensa-lx6"])
 def test_the_code_of_every_part_is_as_the_table_says(cpu, need_tool):
-    module = script()
+    module = script("code_sizes")
     compiler = module.CPUS[cpu]
     need_tool(compiler[0], f"for {cpu}")
     committed = json.loads((ROOT / "firmware/sizes.json").read_text())["cpus"][cpu]["parts"]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from benchmark import script
 
 from fedtiny_train import models
 from fedtiny_train.config import read_toml
 
-PLACE = Path(__file__).parents[2] / "benchmarks" / "costs.py"
-
 
 @pytest.fixture(scope="module")
 def costs():
-    found = importlib.util.spec_from_file_location("costs_benchmark", PLACE)
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
+    return script("costs")
 
 
 @pytest.mark.parametrize("method", ["fedtiny", "prunefl", "fl-pqsu", "fedpack"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -11,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark import script
 from fedtiny_export.errors import FedtinyError
 from safetensors.numpy import load_file, save_file
 
@@ -150,11 +149,7 @@ def test_a_point_that_was_half_removed_goes_at_the_next_resume(stopped_run, tmp_
 
 def kill_resume():
     """Return the benchmark that kills runs; the fast suite does a part of it, with smaller runs."""
-    path = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
-    spec = importlib.util.spec_from_file_location("kill_resume", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("kill_resume")
 
 
 @pytest.mark.parametrize(
