@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 import torch.utils.deterministic
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from fedtiny_train import calibrate, models, wire
 from fedtiny_train.data import Shard
@@ -111,14 +112,14 @@ def fit(
     epochs = max(1, local.local_epochs)
     lesson = Lesson(model, weights, live, numbers or {}, len(schedule), len(schedule) // epochs)
     added = habits(lesson)
-    step = torch.optim.SGD(model.parameters(), lr, local.momentum, weight_decay=local.weight_decay)
+    parameters = list(model.parameters())
+    velocity: list[Tensor | None] = [None] * len(parameters)
     x, y = models.layout(torch.from_numpy(shard.x)), moved(torch.from_numpy(shard.y))
     losses = []
     for index, batch in enumerate(schedule):
         chosen = torch.from_numpy(batch)
-        step.zero_grad()
-        for group in step.param_groups:
-            group["lr"] = functools.reduce(lambda rate, habit: habit.rate(index, rate), added, lr)
+        for parameter in parameters:
+            parameter.grad = None
         with precision(local):
             loss = F.cross_entropy(model(x[chosen]).float(), y[chosen])
         extra = [p for habit in added if (p := habit.penalty(index)) is not None]
@@ -126,13 +127,34 @@ def fit(
         losses.append(float(loss.detach()))
         for habit in added:
             habit.after_backward(index)
-        step.step()
         with torch.no_grad():
+            rate = functools.reduce(lambda rate, habit: habit.rate(index, rate), added, lr)
+            descend(parameters, velocity, rate, local)
             for habit in added:
                 habit.after_step(index)
             for name, mask in live.items():
                 weights[name].mul_(moved(mask))
     return math.fsum(losses) / max(1, len(losses)), lesson, added
+
+
+def descend(parameters: list[nn.Parameter], velocity: list[Tensor | None], lr: float, local: LocalSpec) -> None:
+    """Take a step of SGD as torch.optim.SGD does, without what its class costs a small network."""
+    used = [i for i, parameter in enumerate(parameters) if parameter.grad is not None]
+    before = [velocity[i] for i in used]
+    sgd(
+        [parameters[i] for i in used],
+        [g for i in used if (g := parameters[i].grad) is not None],
+        before,
+        fused=True,
+        lr=lr,
+        momentum=local.momentum,
+        weight_decay=local.weight_decay,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+    )
+    for i, speed in zip(used, before, strict=True):
+        velocity[i] = speed
 
 
 def precision(local: LocalSpec) -> AbstractContextManager[object]:

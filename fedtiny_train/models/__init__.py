@@ -22,6 +22,7 @@ from fedtiny_train.masks import Mask
 from fedtiny_train.models.cnn import cnn
 from fedtiny_train.models.dscnn import dscnn
 from fedtiny_train.models.gating import OWN, gate_state, gated, gates
+from fedtiny_train.models.layers import parts
 from fedtiny_train.models.mlp import Mlp
 from fedtiny_train.models.mobilenetv1 import mobilenetv1
 from fedtiny_train.models.mobilenetv2 import mobilenetv2
@@ -113,7 +114,7 @@ def shared(spec: ModelSpec) -> nn.Module:
 
 def norms(model: nn.Module) -> dict[str, Norm]:
     """Return the batch-norm layers by name, from input to output."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)}
+    return {name: m for name, m in parts(model) if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)}
 
 
 def needs_two_samples(model: nn.Module) -> bool:
@@ -123,7 +124,7 @@ def needs_two_samples(model: nn.Module) -> bool:
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that density counts, from input to output: those of convolutions and linear layers."""
-    layers = dict(model.named_modules())
+    layers = dict(parts(model))
     if isinstance(model, fx.GraphModule):  # its modules lie in the order of a user's definitions
         layers = {str(node.target): layers[str(node.target)] for node in model.graph.nodes if node.op == "call_module"}
     return {f"{name}.weight": m.weight for name, m in layers.items() if isinstance(m, nn.Conv2d | nn.Linear)}

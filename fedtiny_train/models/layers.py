@@ -6,6 +6,7 @@ the exported network has the name of the module that makes it.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -15,6 +16,12 @@ from torch import Tensor, nn
 
 Size = tuple[int, int]
 Pads = tuple[int, int, int, int]
+
+
+@functools.lru_cache(maxsize=8)
+def parts(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
+    """Return a finished network's modules by name; walking a small one takes as long as training it on a batch."""
+    return tuple(model.named_modules())
 
 
 class Center(nn.Module):

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from fedtiny_train.masks import Array, Mask
 from fedtiny_train.models.graph import traced
+from fedtiny_train.models.layers import parts
 from fedtiny_train.models.norms import RunningNorm1d, RunningNorm2d, normalised
 from fedtiny_train.models.sparse import SignReLU, SignReLU6, SparseConv2d, SparseLinear
 
@@ -85,7 +86,7 @@ def _fan_in(layer: nn.Module) -> int:
 
 def set_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
     """Tell the layers that normalise their weights which positions live; all of them where no mask is given."""
-    for name, module in model.named_modules():
+    for name, module in parts(model):
         if isinstance(module, SparseConv2d | SparseLinear):
             mask = masks.get(f"{name}.weight")
             if mask is None:
