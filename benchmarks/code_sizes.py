@@ -230,12 +230,13 @@ class BoardRuns:
     counts: NDArray[np.float64]
 
 
-def measure_board(device: Device, cases: list[tuple[Graph, Kernel | None]], parts: dict[str, int]) -> BoardRuns:
-    """Build and run every network on one board."""
+def measure_board(device: Device, more: list[tuple[Graph, Kernel | None]], parts: dict[str, int]) -> BoardRuns:
+    """Build and run a few networks on one board, and more whose instructions count."""
+    few = few_networks()
     rows, counts, codes, statics = [], [], [], []
     stacks: list[tuple[tuple[Kernel, ...], int]] = []
     sizes = CodeSizes(device.cpu, "", False, parts, {}, {})
-    for graph, forced in cases:
+    for graph, forced in few + more:
         with tempfile.TemporaryDirectory() as folder:
             ftm, figures = firmware_run(device, graph, forced, Path(folder))
         rows.append([features(ftm.plan, ftm.packed)[name] for name in FEATURES])
@@ -243,7 +244,7 @@ def measure_board(device: Device, cases: list[tuple[Graph, Kernel | None]], part
         stacks.append((ftm.kernels, figures["ram.stack"]))
         codes.append(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
         statics.append(figures["ram.static"])
-    stack = stack_by_kernel(stacks)
+    stack = stack_by_kernel(stacks[: len(few)])
     said = f"code {min(codes)} to {max(codes)}, static {max(statics)}, stack {stack}"
     print(f"{device.id:<12} {said}, {sum(counts):,} instructions", flush=True)
     distinct = sorted(set(codes))
@@ -282,7 +283,7 @@ def table() -> dict[str, Any]:
         print(f"{name:<14}", cpus[name]["parts"])
     for device in BOARDS.values():
         row = cpus[table_cpu(device.cpu)]
-        runs = measure_board(device, few_networks() + (networks() if device.id == FITTED else []), row["parts"])
+        runs = measure_board(device, networks() if device.id == FITTED else [], row["parts"])
         boards[device.id] = {"code": runs.code, "static": runs.static}
         row["stack"] = runs.stack
         if device.id == FITTED:
