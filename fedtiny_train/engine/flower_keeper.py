@@ -76,6 +76,26 @@ def stop(running: list[subprocess.Popen[bytes]]) -> None:
                 process.wait(max(0.1, end - time.monotonic()))
 
 
+def strays(folder: Path) -> list[int]:
+    """Return other processes that were started for a folder, also those that left their group; Linux alone tells."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in place.read_bytes():
+                found.append(int(place.parent.name))
+    return [number for number in found if number != os.getpid()]
+
+
+def kill_strays(folder: Path) -> None:
+    """End what a process of Flower's left behind in a session of its own."""
+    end = time.monotonic() + 5.0
+    while (left := strays(folder)) and time.monotonic() < end:
+        for number in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.05)
+
+
 def main() -> None:
     """Keep Flower for `FOLDER NODES` until standard input ends."""
     folder, nodes = Path(sys.argv[1]), int(sys.argv[2])
@@ -91,6 +111,7 @@ def main() -> None:
         sys.stdin.buffer.read()
         gate.acquire()
         stop(running)
+        kill_strays(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 

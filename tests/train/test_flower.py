@@ -132,25 +132,28 @@ def test_flower_gives_the_bytes_of_the_local_engine_and_leaves_nothing_behind(ne
 
 def test_the_keeper_stops_what_it_started_when_its_parent_is_gone(tmp_path):
     code = """
-import subprocess, sys, time
-from pathlib import Path
 from fedtiny_train.engine import flower_keeper as keeper
+import sys
+LEAVES = "import subprocess, sys, time, os; sleep = [sys.executable, '-c', 'import time; time.sleep(600)'];"
+LEAVES += "child = subprocess.Popen(sleep, start_new_session=True);"
+LEAVES += "open(sys.argv[1], 'w').write(f'{os.getpid()} {child.pid}.'); time.sleep(600)"
 def start(folder, nodes, run):
-    (folder / "child").write_text(str(run(sys.executable, "-c", "import time; time.sleep(600)").pid))
+    run(sys.executable, "-c", LEAVES, str(folder / "born"))
 keeper.start = start
 keeper.main()
 """
     folder = tmp_path / "kept"
     folder.mkdir()
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder), "1"], stdin=subprocess.PIPE)
+    env = {**os.environ, "FLWR_HOME": str(folder / "home")}
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder), "1"], stdin=subprocess.PIPE, env=env)
     end = time.monotonic() + 120
-    while not (folder / "child").exists() or not (folder / "child").read_text():
+    while not (folder / "born").exists() or not (folder / "born").read_text().endswith("."):
         assert time.monotonic() < end
         time.sleep(0.05)
-    child = int((folder / "child").read_text())
-    os.kill(child, 0)
+    born = [int(number) for number in (folder / "born").read_text().strip(".").split()]
+    for number in born:  # the second one has left its parent's group
+        os.kill(number, 0)
     process.stdin.close()
     assert process.wait(60) == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    assert not set(map(str, born)) & set(running(folder))
     assert not folder.exists()

@@ -21,13 +21,15 @@ def test_packed_bytes_by_hand():
     lonely = np.zeros((2, 400), np.bool_)
     lonely[0, 0] = True  # by gaps: 0, value, 799 = 3 * 255 + 34: 6 bytes in 2 words; 8 + 8 + 2 for channels, in words
     assert packed_bytes([lonely]) == 8 + 20
-    assert packed_bytes([whole, lonely]) == 20_900 + 28  # a second kernel: 360 bytes of code save 792
+    large = np.zeros((20, 400), np.bool_)
+    large[0, 0] = True  # 0, value, 7999 = 31 * 255 + 94: 34 bytes in 9 words; 80 + 80 + 20 for channels
+    assert packed_bytes([whole, large]) == 20_900 + 36 + 180  # a second kernel saves more than its code
 
 
 def test_one_encoding_for_all_where_a_second_one_costs_more_code_than_it_saves():
-    few = np.ones((3, 4), np.bool_)
-    few[0, :3] = False  # 12 bytes dense; every other kernel has more code than that
-    assert packed_bytes([np.ones((100, 200), np.bool_), few]) == 20_900 + 12 + 28
+    lonely = np.zeros((2, 400), np.bool_)
+    lonely[0, 0] = True  # 8 bytes by gaps, but the code for them and for taps is longer than 800 bytes dense
+    assert packed_bytes([np.ones((100, 200), np.bool_), lonely]) == 20_900 + 800 + 20
 
 
 @pytest.mark.parametrize("budget", [4096, 8192, 16384])
