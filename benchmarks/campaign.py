@@ -8,8 +8,10 @@ figures of the exporter, not estimates.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,8 +50,11 @@ def known(path: Path) -> dict[str, Result]:
     return {line["key"]: line for line in map(json.loads, lines)}
 
 
-def one(flags: Flags) -> Result:
-    """Carry out one run and its export; return what a table may want of it, or why there is none."""
+def one(flags: Flags, keep: Path | None = None) -> Result:
+    """Carry out one run and its export; return what a table may want of it, or why there is none.
+
+    With `keep` the run folder stays there, under the digest of its key.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-c", "from fedtiny_train.cli import main; main()", *arguments(flags)]
@@ -61,13 +66,17 @@ def one(flags: Flags) -> Result:
         clients = sorted(a for a in summary["accuracy_per_client"] if a is not None)
         worst = clients[: max(1, len(clients) // 10)]
         result = {name: summary[name] for name in ("accuracy", "width", "density", "nonzero", "weights", "cost")}
-        return {
-            "key": key(flags),
-            **result,
-            "worst_tenth": sum(worst) / len(worst),
-            "seconds": round(seconds),
-            "packed": packed(run),
-        }
+        result |= {"key": key(flags), "worst_tenth": sum(worst) / len(worst), "seconds": round(seconds)}
+        result["packed"] = packed(run)
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.move(run, keep / kept_name(flags))
+        return result
+
+
+def kept_name(flags: Flags) -> str:
+    """Return the folder a kept run has."""
+    return hashlib.sha256(key(flags).encode()).hexdigest()[:16]
 
 
 def packed(run: Path) -> Result | None:
@@ -84,7 +93,7 @@ def packed(run: Path) -> Result | None:
     return figures | {"accuracy_int8": (report["accuracy"] or {}).get("int8")}
 
 
-def carry_out(cases: Sequence[Flags], path: Path, jobs: int) -> dict[str, Result]:
+def carry_out(cases: Sequence[Flags], path: Path, jobs: int, keep: Path | None = None) -> dict[str, Result]:
     """Run the cases that the file does not have yet, `jobs` at a time; return the results of all that ran well."""
     lock, before = Lock(), known(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +101,7 @@ def carry_out(cases: Sequence[Flags], path: Path, jobs: int) -> dict[str, Result
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def work(flags: Flags) -> None:
-        result = one(flags)
+        result = one(flags, keep)
         with lock:
             note = result.get("error") or f"{result['accuracy']:.2%} in {result['seconds']} s"
             print(f"{result['key']}: {note}", file=sys.stderr, flush=True)

@@ -121,12 +121,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--ablation", action="store_true", help="FedPack part by part")
+    parser.add_argument("--keep", type=Path, help="leave the run folders here")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     options = parser.parse_args()
     variants = ABLATION if options.ablation else {name: METHODS[name] for name in options.methods}
     rows = list(cases(options.only, options.densities, options.seeds, variants))
     todo = [flags | {"data": str(options.data_dir / str(flags["data"]))} for _, flags in rows]
-    found = campaign.known(RESULTS) if options.table else campaign.carry_out(todo, RESULTS, options.jobs)
+    found = campaign.known(RESULTS) if options.table else campaign.carry_out(todo, RESULTS, options.jobs, options.keep)
     table(found, rows)
 
 

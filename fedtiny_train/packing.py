@@ -106,11 +106,13 @@ def _last(holds: Callable[[int], bool], low: int, most: int) -> int:
 
 def width_for(spec: ModelSpec, budget: int, wished: float) -> int:
     """Return the width at which filling a budget leaves a density nearest to the wished one, on the scale of ratios."""
-    least = dense_width(spec, budget)
-    if not least:
-        bare = model_bytes(dataclasses.replace(spec, width=1), 1.0)
-        raise UsageError(f"{spec.name} of width 1 takes {bare:,} bytes; a flash budget of {budget:,} is too small")
     density = functools.cache(lambda width: density_for(dataclasses.replace(spec, width=width), budget))
+    if not density(1):
+        bare = model_bytes(dataclasses.replace(spec, width=1), 0.0)  # a weight a layer
+        raise UsageError(
+            f"{spec.name} of width 1 takes {bare:,} bytes at the least; a flash budget of {budget:,} is too small"
+        )
+    least = max(1, dense_width(spec, budget))  # where even width 1 has to be pruned, that is where to begin
     low = _last(lambda width: density(width) >= wished, least, WIDEST)  # the wider, the sparser
     near = [width for width in (low, low + 1) if width <= WIDEST and density(width)]
     return min(near, key=lambda width: abs(math.log(density(width) / wished)))

@@ -47,5 +47,15 @@ def test_the_width_of_a_budget_leaves_the_density_wished_for():
     assert near[width - 1] > near[width] > near[width + 1]
     assert min(near, key=lambda w: abs(np.log(near[w] / 0.2))) == width
     assert packing.width_for(SPEC, 8192, 1.0) == packing.dense_width(SPEC, 8192)
-    with pytest.raises(UsageError, match=r"resnet8 of width 1 takes [\d,]+ bytes; a flash budget of 500 is too small"):
+    with pytest.raises(
+        UsageError, match=r"width 1 takes [\d,]+ bytes at the least; a flash budget of 500 is too small"
+    ):
         packing.width_for(SPEC, 500, 0.2)
+
+
+def test_a_network_that_fits_only_pruned_is_pruned() -> None:
+    spec = ModelSpec("mobilenetv2", (3, 32, 32), 10, 32)
+    assert packing.dense_width(spec, 65536) == 0
+    wide = dataclasses.replace(spec, width=packing.width_for(spec, 65536, 0.15))
+    assert 0 < packing.density_for(wide, 65536) < 1
+    assert packing.model_bytes(wide, packing.density_for(wide, 65536)) <= 65536
