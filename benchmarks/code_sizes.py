@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 from elftools.elf.elffile import ELFFile
-from fedtiny_export import reference
-from fedtiny_export.abi import Kernel
-from fedtiny_export.check import measure
-from fedtiny_export.code_sizes import CodeSizes, table_cpu
-from fedtiny_export.cost import FEATURES, features
-from fedtiny_export.devices import Device, all_devices
+from fedtiny_export.board.check import measure
+from fedtiny_export.board.devices import Device, all_devices
+from fedtiny_export.board.project import build_settings, write_project
 from fedtiny_export.export import make_artifacts
-from fedtiny_export.ftm import Ftm, write_ftm
-from fedtiny_export.ir import Graph, Op
-from fedtiny_export.project import build_settings, write_project
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.ftm.code_sizes import CodeSizes, table_cpu
+from fedtiny_export.ftm.cost import FEATURES, features
+from fedtiny_export.ftm.file import Ftm, write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph, Op
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 

@@ -18,16 +18,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fedtiny_export import reference
-from fedtiny_export.check import measure
-from fedtiny_export.code_sizes import load_board_sizes, load_code_sizes
-from fedtiny_export.devices import Device, all_devices, load_device
+from fedtiny_export.board.check import measure
+from fedtiny_export.board.devices import Device, all_devices, load_device
+from fedtiny_export.board.project import write_project
 from fedtiny_export.export import make_artifacts
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Graph
-from fedtiny_export.project import write_project
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.reduce import reduce_graph
+from fedtiny_export.ftm.code_sizes import load_board_sizes, load_code_sizes
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph
+from fedtiny_export.graph.reduce import reduce_graph
+from fedtiny_export.tflite.read import read_tflite
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))

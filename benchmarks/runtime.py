@@ -13,10 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from fedtiny_export.devices import load_device
-from fedtiny_export.ir import Graph
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.reduce import reduce_graph
+from fedtiny_export.board.devices import load_device
+from fedtiny_export.graph.ir import Graph
+from fedtiny_export.graph.reduce import reduce_graph
+from fedtiny_export.tflite.read import read_tflite
 from footprint import FIGURES, MAIN_BOARD, measure_row, read_incumbent  # makes the next line find its file
 from networks import dscnn, ic01
 

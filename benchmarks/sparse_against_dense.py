@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from fedtiny_export.budget import Report
-from fedtiny_export.compare import check_folder
-from fedtiny_export.devices import load_device
+from fedtiny_export.board.budget import Report
+from fedtiny_export.board.compare import check_folder
+from fedtiny_export.board.devices import load_device
 from fedtiny_export.export import make_export, write_export
 from fedtiny_export.source import read_source
 from onnx import numpy_helper

@@ -1,4 +1,4 @@
-"""Write fedtiny_export/tflite_schema.py: the .tflite schema of ai-edge-litert, cut down to the tables we use.
+"""Write fedtiny_export/tflite/schema.py: the .tflite schema of ai-edge-litert, cut down to the tables we use.
 
 The full generated module has 690 kB, most of it for operators no int8 network of ours contains. Run it again when
 the writer or reader needs another table: python export/trim_schema.py
@@ -90,7 +90,7 @@ def main() -> None:
         parts.append(text + "\n")
     for name in UNUSED_UNIONS:
         parts.append(f"def {name}(unionType, table):\n    return None\n")
-    target = Path(__file__).parent / "fedtiny_export" / "tflite_schema.py"
+    target = Path(__file__).parent / "fedtiny_export" / "tflite" / "schema.py"
     target.write_text("\n\n".join(parts))
 
 

@@ -16,7 +16,7 @@ import logging
 from dataclasses import replace
 
 from fedtiny_export.errors import UsageError
-from fedtiny_export.fitting import Need, need_of
+from fedtiny_export.ftm.fitting import Need, need_of
 
 from fedtiny_train.config import read_bytes
 from fedtiny_train.models import ModelSpec

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from fedtiny_export.errors import UsageError
-from fedtiny_export.fitting import need_of, packed_bytes
+from fedtiny_export.ftm.fitting import need_of, packed_bytes
 
 from fedtiny_train import models
 from fedtiny_train.masks import Mask, erk_counts, kept_total, random_mask

@@ -16,7 +16,7 @@ from . import __version__
 from .errors import UsageError, run_command
 
 if TYPE_CHECKING:
-    from .budget import Report
+    from .board.budget import Report
 
 OVER_BUDGET, GATE_MISSED, DIFFERS = 3, 4, 5
 
@@ -86,7 +86,7 @@ def _add_quantising(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from .devices import devices_command, load_device
+    from .board.devices import devices_command, load_device
 
     if options.target == "list":
         return devices_command(None, options.json)
@@ -95,8 +95,8 @@ def _export(options: argparse.Namespace) -> int:
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     device = load_device(options.target)
-    from .calibration import read_choice
     from .export import make_export, write_export
+    from .quant.calibration import read_choice
     from .source import Wishes, newest_run, read_source
 
     given = options.source if options.source is not None else newest_run()
@@ -122,7 +122,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _print_report(report: Report, as_json: bool) -> None:
-    from .render import plain_text
+    from .board.render import plain_text
 
     sys.stdout.write(report.to_json() if as_json else plain_text(report))
 
@@ -156,7 +156,7 @@ def check_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from .compare import check_folder, diff_text
+    from .board.compare import check_folder, diff_text
 
     if options.diff:
         sys.stdout.write(diff_text(*options.diff, as_json=options.json))
@@ -187,6 +187,6 @@ def devices_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("board", nargs="?", help="board id or PlatformIO id")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of boards, or one board")
     options = parser.parse_args(arguments)
-    from .devices import devices_command
+    from .board.devices import devices_command
 
     sys.exit(run_command(lambda: devices_command(options.board, options.json)))

@@ -13,30 +13,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import reference
 from .atomic import atomic_folder, write_atomically
-from .bias import correct_biases
-from .budget import Report, make_report
-from .by_tensorflow import convert
-from .calibration import MINMAX
-from .code_sizes import load_code_sizes
-from .devices import Device
+from .board.budget import Report, make_report
+from .board.devices import Device
+from .board.project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
+from .board.render import html_text, plain_text
 from .errors import FedtinyError, UsageError
-from .evaluate import Accuracy, accuracy, to_int8
-from .explain import LayerNoise, explain
-from .ftm import Ftm, write_ftm
-from .ir import Graph
-from .project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
-from .quantize import quantize
-from .read_tflite import parse_tflite
-from .reduce import reduce_graph
-from .render import html_text, plain_text
+from .ftm.code_sizes import load_code_sizes
+from .ftm.file import Ftm, write_ftm
+from .graph import reference
+from .graph.evaluate import Accuracy, accuracy, to_int8
+from .graph.ir import Graph
+from .graph.reduce import reduce_graph
+from .quant.bias import correct_biases
+from .quant.calibration import MINMAX
+from .quant.explain import LayerNoise, explain
+from .quant.quantize import quantize
 from .source import Source, Wishes
-from .tflm_decode import decoded_bytes
-from .tflm_files import measured_arena, tflm_files
-from .tflm_report import make_tflm_report
+from .tflite.by_tensorflow import convert
+from .tflite.read import parse_tflite
+from .tflite.write import write_tflite
+from .tflm.decode import decoded_bytes
+from .tflm.files import measured_arena, tflm_files
+from .tflm.report import make_tflm_report
 from .untrusted import read_json_object
-from .write_tflite import write_tflite
 
 OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .calibration import MINMAX, Choice, choose_ranges, observe, read_ranges
-from .equalize import equalize
 from .errors import FedtinyError, UsageError
-from .evaluate import Samples, read_samples
-from .ir import Graph
-from .passes import simplify
-from .read_onnx import read_onnx
-from .read_tflite import read_tflite
+from .graph.evaluate import Samples, read_samples
+from .graph.ir import Graph
+from .graph.passes import simplify
+from .onnx_in.read import read_onnx
+from .quant.calibration import MINMAX, Choice, choose_ranges, observe, read_ranges
+from .quant.equalize import equalize
+from .tflite.read import read_tflite
 from .untrusted import read_json_object
 
 MAX_LABELS = 1000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from fedtiny_export import assets as assets_module
-from fedtiny_export import devices as devices_module
 from fedtiny_export.assets import asset_root
-from fedtiny_export.devices import (
+from fedtiny_export.board import devices as devices_module
+from fedtiny_export.board.devices import (
     CONTENTS,
     Device,
     Memory,

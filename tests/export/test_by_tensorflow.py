@@ -10,13 +10,13 @@ import networks
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import reference
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.evaluate import Samples, calibrate, to_int8
-from fedtiny_export.ir import Graph, Op, Window
-from fedtiny_export.quantize import quantize
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import Samples, calibrate, to_int8
+from fedtiny_export.graph.ir import Graph, Op, Window
+from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.tflite.read import read_tflite
+from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 from runs import make_run
 from test_export_command import call
@@ -53,7 +53,7 @@ def _everything() -> Graph:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["residual", "every operator"])
 def test_the_outputs_are_the_same_bytes(name, tensorflow, tmp_path):
-    from fedtiny_export.by_tensorflow import convert
+    from fedtiny_export.tflite.by_tensorflow import convert
 
     exact = networks.residual_float(2, 0.4) if name == "residual" else _everything()
     shape = exact.tensors["input"].shape
@@ -112,7 +112,7 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, capsys):
 
 def test_a_pool_that_tensorflow_has_not_is_refused(monkeypatch):
     """Its padding is asked about before TensorFlow is."""
-    from fedtiny_export.by_tensorflow import _pool
+    from fedtiny_export.tflite.by_tensorflow import _pool
 
     builder = Builder((6, 6, 2), 0)
     builder.add(Op.MAX_POOL, window=Window((3, 3), (1, 1), (2, 2, 0, 0)))

@@ -7,9 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.bias import correct_biases
-from fedtiny_export.calibration import (
+from fedtiny_export.errors import FedtinyError, UsageError
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import Samples, calibrate, run_float, to_int8
+from fedtiny_export.graph.ir import WEIGHTED, Graph, Node, Op, Tensor, Window
+from fedtiny_export.graph.ops import ARITHMETIC
+from fedtiny_export.graph.ops.sums import weighted_sums
+from fedtiny_export.quant.bias import correct_biases
+from fedtiny_export.quant.calibration import (
     Choice,
     Observed,
     choose_ranges,
@@ -19,14 +24,9 @@ from fedtiny_export.calibration import (
     read_choice,
     read_ranges,
 )
-from fedtiny_export.equalize import equalize
-from fedtiny_export.errors import FedtinyError, UsageError
-from fedtiny_export.evaluate import Samples, calibrate, run_float, to_int8
-from fedtiny_export.ir import WEIGHTED, Graph, Node, Op, Tensor, Window
-from fedtiny_export.ops import ARITHMETIC
-from fedtiny_export.ops.sums import weighted_sums
-from fedtiny_export.quantize import quantize
-from fedtiny_export.scales import activation_quant
+from fedtiny_export.quant.equalize import equalize
+from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.quant.scales import activation_quant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Builder

@@ -6,12 +6,12 @@ import networks
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.fixed_point import quantize_multiplier, requantize
-from fedtiny_export.ftm import read_weights, write_ftm
-from fedtiny_export.ir import Graph, Node, Op, Quant, Tensor
-from fedtiny_export.ops.sums import weighted_sums
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.ftm.file import read_weights, write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.fixed_point import quantize_multiplier, requantize
+from fedtiny_export.graph.ir import Graph, Node, Op, Quant, Tensor
+from fedtiny_export.graph.ops.sums import weighted_sums
+from fedtiny_export.tflite.write import write_tflite
 from networks import Builder, residual, samples
 
 CASES = [(seed, density, pad) for seed in range(2) for density in (1.0, 0.3, 0.05) for pad in (0.0, 0.4)]

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from fedtiny_export.budget import read_report
-from fedtiny_export.evaluate import Samples, calibrate
-from fedtiny_export.explain import explain, worst
-from fedtiny_export.ir import Graph, Node, Op, Tensor
-from fedtiny_export.quantize import quantize
+from fedtiny_export.board.budget import read_report
+from fedtiny_export.graph.evaluate import Samples, calibrate
+from fedtiny_export.graph.ir import Graph, Node, Op, Tensor
+from fedtiny_export.quant.explain import explain, worst
+from fedtiny_export.quant.quantize import quantize
 from networks import Builder, residual_float
 from runs import make_run
 from test_export_command import call

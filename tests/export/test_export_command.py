@@ -13,8 +13,8 @@ import numpy as np
 import oracles
 import pytest
 from fedtiny_export.cli import check_main, export_main
-from fedtiny_export.ir import Op, Window
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.graph.ir import Op, Window
+from fedtiny_export.tflite.write import write_tflite
 from networks import Builder, residual
 from runs import make_run
 

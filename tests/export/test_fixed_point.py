@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from fedtiny_export.fixed_point import quantize_multiplier, requantize
+from fedtiny_export.graph.fixed_point import quantize_multiplier, requantize
 from hypothesis import given
 from hypothesis import strategies as st
 

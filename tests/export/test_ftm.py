@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedtiny_export import abi
-from fedtiny_export.abi import Kernel, Status
-from fedtiny_export.ftm import write_ftm
+from fedtiny_export.ftm import abi
+from fedtiny_export.ftm.abi import Kernel, Status
+from fedtiny_export.ftm.file import write_ftm
 from networks import Builder, residual, samples, streamed
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +227,7 @@ def test_tensor_names_may_be_anything(host_runtime):
     """Names that look like ours for scratch and flat views must not be taken for them."""
     from dataclasses import replace
 
-    from fedtiny_export import reference
+    from fedtiny_export.graph import reference
 
     graph = residual(2, 0.2)
     names = dict(zip(graph.tensors, ["scratch:0", "scratch of t0", "t1:flat", "t9:flat", ""], strict=False))

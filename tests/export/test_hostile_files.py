@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.read_onnx import read_onnx
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.onnx_in.read import read_onnx
+from fedtiny_export.tflite.write import write_tflite
 from hostile import attempt, mutate
 from onnx import TensorProto, helper, numpy_helper
 from runs import residual_onnx

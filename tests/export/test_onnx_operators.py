@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import oracles
 import pytest
-from fedtiny_export import reference
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.evaluate import Samples, calibrate, run_float, to_int8
-from fedtiny_export.ir import Op
-from fedtiny_export.passes import simplify
-from fedtiny_export.quantize import quantize
-from fedtiny_export.read_onnx import read_onnx
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import Samples, calibrate, run_float, to_int8
+from fedtiny_export.graph.ir import Op
+from fedtiny_export.graph.passes import simplify
+from fedtiny_export.onnx_in.read import read_onnx
+from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.tflite.write import write_tflite
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

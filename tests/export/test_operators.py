@@ -7,12 +7,12 @@ import networks
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.abi import Kernel
-from fedtiny_export.ftm import lacking, write_ftm
-from fedtiny_export.ir import Graph, Op, Window
-from fedtiny_export.sparse import SPARSE
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.ftm.file import lacking, write_ftm
+from fedtiny_export.ftm.sparse import SPARSE
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph, Op, Window
+from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 
 LACKING = ("addition of two shapes", "dilated convolution", "transpose")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.abi import Kernel
-from fedtiny_export.flat import can_lie_flat, laid_flat
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Graph, Op
-from fedtiny_export.layout import Buffer, can_take_over, place
-from fedtiny_export.plan import make_plan
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.ftm.layout import Buffer, can_take_over, place
+from fedtiny_export.ftm.plan import make_plan
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.flat import can_lie_flat, laid_flat
+from fedtiny_export.graph.ir import Graph, Op
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Builder, ic01, residual, streamed

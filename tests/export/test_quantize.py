@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from fedtiny_export.calibration import Observed, read_ranges
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.ir import Graph, Node, Op, Tensor, Window
-from fedtiny_export.quantize import quantize
-from fedtiny_export.scales import activation_quant
+from fedtiny_export.graph.ir import Graph, Node, Op, Tensor, Window
+from fedtiny_export.quant.calibration import Observed, read_ranges
+from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.quant.scales import activation_quant
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import residual, residual_float

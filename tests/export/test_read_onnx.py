@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.evaluate import run_float
-from fedtiny_export.ir import Op
-from fedtiny_export.passes import simplify
-from fedtiny_export.read_onnx import read_onnx
+from fedtiny_export.graph.evaluate import run_float
+from fedtiny_export.graph.ir import Op
+from fedtiny_export.graph.passes import simplify
+from fedtiny_export.onnx_in.read import read_onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from runs import OnnxBuilder, residual_onnx

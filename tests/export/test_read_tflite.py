@@ -10,12 +10,12 @@ import networks
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import reference
-from fedtiny_export import tflite_schema as schema
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.ir import Graph, Op, Window
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph, Op, Window
+from fedtiny_export.tflite import schema
+from fedtiny_export.tflite.read import read_tflite
+from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 from test_operators import spread
 

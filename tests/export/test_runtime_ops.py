@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fedtiny_export import abi, reference, runtime_ops
-from fedtiny_export.abi import Kernel, Status
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.ftm import lacking, write_ftm
-from fedtiny_export.ir import Graph, Node, Op, Quant, Tensor, Window
+from fedtiny_export.ftm import abi, runtime_ops
+from fedtiny_export.ftm.abi import Kernel, Status
+from fedtiny_export.ftm.file import lacking, write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph, Node, Op, Quant, Tensor, Window
 from networks import Builder, every_operator, samples, separable
 from test_ftm import _at, _conv, _field, _hostile, _patched, seal
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from fedtiny_export import sparse
-from fedtiny_export.abi import Kernel
+from fedtiny_export.ftm import sparse
+from fedtiny_export.ftm.abi import Kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CONV_KERNELS

@@ -11,10 +11,10 @@ import networks
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import tflm_files as tflm
-from fedtiny_export.ir import Op
-from fedtiny_export.tflm_decode import HEADER, decode, decoded_bytes, encode, pays
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.graph.ir import Op
+from fedtiny_export.tflite.write import write_tflite
+from fedtiny_export.tflm import files as tflm
+from fedtiny_export.tflm.decode import HEADER, decode, decoded_bytes, encode, pays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -22,7 +22,7 @@ from networks import Builder
 from runs import make_run
 from test_export_command import call
 
-SOURCES = Path(tflm.__file__).parent
+SOURCES = Path(tflm.__file__).parents[1]
 
 
 def test_weights_by_hand():
@@ -208,7 +208,7 @@ def test_the_resolver_has_exactly_the_operators_used(namespace, tmp_path, need_t
 
 
 def test_every_operator_that_is_written_has_a_row():
-    text = (SOURCES / "tflite_out.py").read_text()
+    text = (SOURCES / "tflite/layers_out.py").read_text()
     emitted = {name for line in re.findall(r"emit\(\s*[^,]+,", text) for name in re.findall(r'"([A-Z0-9_]+)"', line)}
     assert len(emitted) > 15
     assert emitted | {"TFLM_DECODE"} == set(tflm.METHODS)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.evaluate import to_int8
 from fedtiny_export.export import quantized
-from fedtiny_export.reduce import reduce_graph
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import to_int8
+from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.source import read_source
-from fedtiny_export.tflm_decode import decoded_bytes
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.tflite.write import write_tflite
+from fedtiny_export.tflm.decode import decoded_bytes
 from test_operators import spread
 
 WIDTHS = {

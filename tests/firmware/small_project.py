@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fedtiny_export import reference
-from fedtiny_export.devices import load_device
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Graph
-from fedtiny_export.project import Artifacts, Port, write_project
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.board.devices import load_device
+from fedtiny_export.board.project import Artifacts, Port, write_project
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph
+from fedtiny_export.tflite.write import write_tflite
 from networks import residual, samples
 
 LABELS = ("zero", "one's", "tw\\o", "trois\u00e9", "??four")

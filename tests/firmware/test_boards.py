@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.abi import Kernel
+from fedtiny_export.board.devices import all_devices, load_device
+from fedtiny_export.board.elf import read_image
+from fedtiny_export.board.emulator import PACKAGES, Firmware, build, run
+from fedtiny_export.board.project import build_settings
 from fedtiny_export.cli import check_main, export_main
-from fedtiny_export.devices import all_devices, load_device
-from fedtiny_export.elf import read_image
-from fedtiny_export.emulator import PACKAGES, Firmware, build, run
 from fedtiny_export.export import make_artifacts
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Graph
-from fedtiny_export.project import build_settings
-from fedtiny_export.sparse import SPARSE
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.ftm.sparse import SPARSE
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph
 from networks import CONV_KERNELS, every_operator, every_shape, samples, separable
 from runs import make_run
 from small_project import artifacts, write_export

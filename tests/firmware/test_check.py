@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.check import measure, read_golden, read_log
-from fedtiny_export.devices import load_device
+from fedtiny_export.board.check import measure, read_golden, read_log
+from fedtiny_export.board.devices import load_device
 from fedtiny_export.errors import FedtinyError
+from fedtiny_export.graph import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import residual, samples
@@ -100,8 +100,8 @@ def test_the_device_finds_a_wrong_vector_itself(tools, tmp_path):
     right = np.frombuffer(made.golden_outputs[1].tobytes() + bytes(3), "<u4")
     wrong = np.frombuffer(outputs[1].tobytes() + bytes(3), "<u4")
     path.write_text(path.read_text().replace(f"0x{right[0]:08X}u", f"0x{wrong[0]:08X}u"))
-    from fedtiny_export.elf import read_image
-    from fedtiny_export.emulator import build, run
+    from fedtiny_export.board.elf import read_image
+    from fedtiny_export.board.emulator import build, run
 
     firmware = build(tmp_path, DEVICE)
     result = run(firmware, read_image(firmware.elf, DEVICE), DEVICE, made.golden_inputs, 5)

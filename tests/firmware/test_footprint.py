@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from benchmark import script
-from fedtiny_export.devices import load_device
-from fedtiny_export.emulator import PACKAGES
+from fedtiny_export.board.devices import load_device
+from fedtiny_export.board.emulator import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 

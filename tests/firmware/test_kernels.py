@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedtiny_export import reference
-from fedtiny_export.abi import Kernel
-from fedtiny_export.check import Measured, measure
-from fedtiny_export.code_sizes import load_board_sizes
-from fedtiny_export.devices import load_device
+from fedtiny_export.board.check import Measured, measure
+from fedtiny_export.board.devices import load_device
+from fedtiny_export.board.project import write_project
 from fedtiny_export.export import make_artifacts
-from fedtiny_export.ftm import Ftm, write_ftm
-from fedtiny_export.ir import Graph
-from fedtiny_export.project import write_project
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.reduce import reduce_graph
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.ftm.code_sizes import load_board_sizes
+from fedtiny_export.ftm.file import Ftm, write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.ir import Graph
+from fedtiny_export.graph.reduce import reduce_graph
+from fedtiny_export.tflite.read import read_tflite
 from host_runtime import FLAGS, ROOT, SANITIZERS
 from networks import CONV_KERNELS, Builder, every_operator, ic01, residual, samples, separable, streamed
 

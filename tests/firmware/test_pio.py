@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pio_offline
 import pytest
-from fedtiny_export.check import measure, read_log
-from fedtiny_export.devices import all_devices, load_device
-from fedtiny_export.elf import read_image
-from fedtiny_export.emulator import build
+from fedtiny_export.board.check import measure, read_log
+from fedtiny_export.board.devices import all_devices, load_device
+from fedtiny_export.board.elf import read_image
+from fedtiny_export.board.emulator import build
 from small_project import write_export
 
 REAL_BOARDS = [device.id for device in all_devices() if device.platformio]

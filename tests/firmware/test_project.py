@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fedtiny_export import __version__
-from fedtiny_export.abi import Kernel
 from fedtiny_export.assets import asset_root
-from fedtiny_export.devices import Platformio, all_devices, load_device
-from fedtiny_export.errors import FedtinyError
-from fedtiny_export.project import (
+from fedtiny_export.board.devices import Platformio, all_devices, load_device
+from fedtiny_export.board.project import (
     changed_user_files,
     label_bytes,
     project_files,
@@ -22,6 +20,8 @@ from fedtiny_export.project import (
     selftest_vectors,
     write_project,
 )
+from fedtiny_export.errors import FedtinyError
+from fedtiny_export.ftm.abi import Kernel
 from small_project import STRICT, artifacts, write_export
 
 BOARDS = [device.id for device in all_devices()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from fedtiny_export.ftm import write_ftm
+from fedtiny_export.ftm.file import write_ftm
 from networks import residual, samples, streamed
 
 NETWORKS = {

@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from fedtiny_export.abi import Kernel  # noqa: E402
-from fedtiny_export.ftm import write_ftm  # noqa: E402
-from fedtiny_export.ir import Op  # noqa: E402
+from fedtiny_export.ftm.abi import Kernel  # noqa: E402
+from fedtiny_export.ftm.file import write_ftm  # noqa: E402
+from fedtiny_export.graph.ir import Op  # noqa: E402
 from networks import CONV_KERNELS, Builder, every_operator, residual, separable, streamed  # noqa: E402
 
 

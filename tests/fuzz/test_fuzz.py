@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fedtiny_export import abi
+from fedtiny_export.ftm import abi
 from seeds import seeds, write_seeds
 
 ROOT = Path(__file__).parents[2]

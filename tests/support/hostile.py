@@ -10,18 +10,18 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 import onnx
-from fedtiny_export import reference
-from fedtiny_export import tflite_schema as schema
 from fedtiny_export.errors import FedtinyError
-from fedtiny_export.evaluate import Samples, calibrate
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.ir import Graph
-from fedtiny_export.passes import simplify
-from fedtiny_export.quantize import quantize
-from fedtiny_export.read_onnx import read_onnx
-from fedtiny_export.read_tflite import read_tflite
-from fedtiny_export.reduce import reduce_graph
-from fedtiny_export.write_tflite import write_tflite
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import Samples, calibrate
+from fedtiny_export.graph.ir import Graph
+from fedtiny_export.graph.passes import simplify
+from fedtiny_export.graph.reduce import reduce_graph
+from fedtiny_export.onnx_in.read import read_onnx
+from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.tflite import schema
+from fedtiny_export.tflite.read import read_tflite
+from fedtiny_export.tflite.write import write_tflite
 
 EXTREMES = (-(2**31), -(2**16), -2, -1, 0, 1, 2, 3, 7, 127, 128, 255, 256, 65535, 65536, 2**24, 2**31 - 1)
 SECONDS = 2.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from fedtiny_export.abi import Kernel
-from fedtiny_export.evaluate import run_float
-from fedtiny_export.ir import Graph, Node, Op, Tensor, Window, output_shape
-from fedtiny_export.quantize import quantize
+from fedtiny_export.ftm.abi import Kernel
+from fedtiny_export.graph.evaluate import run_float
+from fedtiny_export.graph.ir import Graph, Node, Op, Tensor, Window, output_shape
+from fedtiny_export.quant.quantize import quantize
 
 
 class Builder:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from fedtiny_export.evaluate import run_float
-from fedtiny_export.passes import simplify
-from fedtiny_export.read_onnx import read_onnx
+from fedtiny_export.graph.evaluate import run_float
+from fedtiny_export.graph.passes import simplify
+from fedtiny_export.onnx_in.read import read_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 

@@ -6,10 +6,10 @@ import dataclasses
 import logging
 
 import pytest
-from fedtiny_export.devices import load_device
+from fedtiny_export.board.devices import load_device
 from fedtiny_export.errors import UsageError
 from fedtiny_export.export import make_export
-from fedtiny_export.fitting import need_of
+from fedtiny_export.ftm.fitting import need_of
 from fedtiny_export.source import read_source
 
 from fedtiny_train import budget, models, rounds

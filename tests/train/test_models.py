@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fedtiny_export import reference
-from fedtiny_export.calibration import choose_ranges, read_ranges
 from fedtiny_export.errors import UsageError
-from fedtiny_export.ftm import write_ftm
-from fedtiny_export.passes import simplify
-from fedtiny_export.quantize import quantize
-from fedtiny_export.read_onnx import read_onnx
+from fedtiny_export.ftm.file import write_ftm
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.passes import simplify
+from fedtiny_export.onnx_in.read import read_onnx
+from fedtiny_export.quant.calibration import choose_ranges, read_ranges
+from fedtiny_export.quant.quantize import quantize
 from networks import samples
 from onnx.reference import ReferenceEvaluator
 from torch import nn

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from fedtiny_export.errors import UsageError
-from fedtiny_export.fitting import packed_bytes
+from fedtiny_export.ftm.fitting import packed_bytes
 
 from fedtiny_train import packing
 from fedtiny_train.models import ModelSpec

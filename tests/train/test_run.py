@@ -89,8 +89,8 @@ def test_the_model_has_exactly_the_density(run):
 
 
 def test_the_folded_density_is_that_of_the_exporters_own_folding(run):
-    from fedtiny_export.passes import simplify
-    from fedtiny_export.read_onnx import read_onnx
+    from fedtiny_export.graph.passes import simplify
+    from fedtiny_export.onnx_in.read import read_onnx
 
     summary = json.loads((run / "summary.json").read_text())
     layers = [node.constants["weight"] for node in simplify(read_onnx(run / "model.onnx")).nodes if node.constants]

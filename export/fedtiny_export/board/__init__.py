@@ -1,0 +1,1 @@
+"""Boards, firmware projects, and planned beside measured memory."""

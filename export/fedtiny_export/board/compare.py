@@ -1,0 +1,176 @@
+"""What fedtiny-check does after measuring: planned beside measured, deviations over their tolerance, two reports.
+
+Building, running and reading the ELF is check.py's; this module judges what it found and renews the report.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import write_atomically
+from ..errors import FedtinyError, UsageError
+from ..export import write_report
+from ..untrusted import guarded, read_array, read_text
+from .budget import PLANNED, Figure, Report, read_report
+from .check import FigureTuple, Measured, measure, read_log
+from .devices import Device, all_devices
+from .emulator import require_tools
+from .project import changed_user_files
+
+# Shares by which a measured figure may differ from the planned one. Code size depends on the compiler's version;
+# model and arena are decided by the export and have to be exact. Instructions are planned by a fitted model.
+TOLERANCE = {
+    "flash.model": 0.0,
+    "flash.total": 0.02,
+    "ram.arena": 0.0,
+    "ram.total": 0.02,
+}
+WITH_OWN_CODE = ("flash.total", "ram.total")  # planned for the generated main; the user's own may take more
+LOG_BYTES = 1 << 20  # how much of a log's end is read
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A renewed report and everything that is wrong with the device."""
+
+    report: Report
+    problems: tuple[str, ...]
+
+
+def load_report(folder: Path) -> Report:
+    """Read an export folder's report."""
+    path = folder / "report.json"
+    if not path.is_file():
+        raise FedtinyError(f"{path}: there is no such file: is {folder} a folder that fedtiny-export wrote?")
+    return read_report(read_text(path), str(path))
+
+
+def check_folder(
+    folder: Path,
+    *,
+    inputs: Path | None,
+    outputs: Path | None,
+    log: Path | None,
+    use_pio: bool,
+    require_run: bool,
+) -> Checked:
+    """Measure an export and compare with its plan; write the renewed report and any outputs asked for."""
+    report = load_report(folder)
+    if report.runtime != "ft":
+        raise FedtinyError(f"{folder} was exported for the runtime {report.runtime}, without a firmware to check")
+    device = _device(folder, report)
+    model_path = folder / "model.ftm"
+    model = guarded(model_path, "a readable model", model_path.read_bytes)
+    if log is not None:
+        measured_log = read_log(_log_text(log), model)
+        return _finish(folder, report, measured_log, f"a device, as {log.name} has it", ())
+    if outputs is not None and outputs.suffix != ".npy":
+        raise UsageError(f"--outputs {outputs}: the name must end in .npy")
+    if require_run or inputs is not None:
+        require_tools(device)
+    measured = measure(folder, device, None if inputs is None else read_array(inputs), use_pio=use_pio)
+    if measured is None:
+        return Checked(report, ())
+    if outputs is not None and measured.outputs is not None:
+        _write_outputs(outputs, measured.outputs)
+    checked = _finish(folder, report, measured, f"{device.id} in its emulator", changed_user_files(folder, device))
+    if zlib.crc32(model) == measured.model_crc32:
+        return checked
+    return Checked(checked.report, (f"{folder}: the firmware holds another model than model.ftm", *checked.problems))
+
+
+def _device(folder: Path, report: Report) -> Device:
+    """The report's board; what a file says names no other file and is no fault of the command line."""
+    found = next((device for device in all_devices() if device.id == report.board), None)
+    if found is None:
+        raise FedtinyError(f"{folder / 'report.json'}: unknown board {report.board!r}; fedtiny-devices lists them")
+    return found
+
+
+def _finish(folder: Path, report: Report, measured: Measured, where: str, changed: Sequence[str]) -> Checked:
+    """Renew the report. Totals beyond their tolerance are no problem where the user `changed` files, but a note."""
+    problems = [] if measured.golden_equal else [f"golden outputs differ: {measured.first_difference}"]
+    golden = "equal, byte for byte" if measured.golden_equal else f"DIFFERENT: {measured.first_difference}"
+    figures = [_figure(report, found) for found in measured.figures]
+    notes = list(measured.notes)
+    for name, text in _deviations(report, figures):
+        if changed and name in WITH_OWN_CODE:
+            notes.append(f"{text}; not counted as a fault, since you changed {', '.join(changed)[:200]}")
+        else:
+            problems.append(text)
+    run = {"run on": where, "golden": golden, **{f"note {i}": text for i, text in enumerate(notes, 1)}}
+    renewed = report.with_measured(figures, run)
+    write_report(folder, renewed)
+    return Checked(renewed, tuple(problems))
+
+
+def _figure(report: Report, found: FigureTuple) -> Figure:
+    """Put the plan's limit to a measured figure."""
+    name, value, unit, region, source = found
+    planned = report.figure(name, PLANNED)
+    return Figure(name, value, unit, planned.limit if planned else None, region, source)
+
+
+def _deviations(report: Report, figures: Iterable[Figure]) -> Iterator[tuple[str, str]]:
+    """The name of every measured figure that is not as planned, and a line about it."""
+    for figure in figures:
+        planned = report.figure(figure.name, PLANNED)
+        if figure.name not in TOLERANCE or planned is None or figure.value is None or planned.value is None:
+            continue
+        allowed = TOLERANCE[figure.name]
+        if abs(figure.value - planned.value) > allowed * planned.value:
+            yield (
+                figure.name,
+                f"{figure.name} was planned as {planned.value:,} and measured as {figure.value:,} ({figure.source}); "
+                f"{100 * allowed:g} % is allowed",
+            )
+
+
+def _log_text(path: Path) -> str:
+    """The end of a log, where the last report is; a log may be a pipe, so nothing is skipped unread."""
+
+    def read() -> str:
+        end = b""
+        with path.open("rb") as file:
+            while piece := file.read(LOG_BYTES):
+                end = (end + piece)[-LOG_BYTES:]
+        return end.decode("utf-8", "replace")
+
+    return guarded(path, "a readable log", read)
+
+
+def _write_outputs(path: Path, values: NDArray[np.int8]) -> None:
+    data = io.BytesIO()
+    np.save(data, values)
+    write_atomically(path, data.getvalue())
+
+
+def diff_text(first: Path, second: Path, *, as_json: bool) -> str:
+    """Compare the figures of two exports by name, region and source."""
+    reports = [load_report(path) for path in (first, second)]
+    keys = sorted({(f.name, f.region or "", f.source) for report in reports for f in report.figures})
+    rows: list[tuple[tuple[str, str, str], int | None, int | None]] = []
+    for key in keys:
+        found = [[f.value for f in r.figures if (f.name, f.region or "", f.source) == key] for r in reports]
+        rows.append((key, *(values[0] if values else None for values in found)))  # type: ignore[arg-type]
+    if as_json:
+        return json.dumps([_diff_row(*row) for row in rows], indent=1) + "\n"
+    lines = [f"{'figure':<14} {'source':<13} {'A':>12} {'B':>12} {'change':>10}"]
+    for (name, _, source), a, b in rows:
+        cells = ["" if value is None else f"{value:,}" for value in (a, b)]
+        change = "" if a is None or b is None else f"{b - a:+,}"
+        lines.append(f"{name:<14} {source:<13} {cells[0]:>12} {cells[1]:>12} {change:>10}")
+    return "\n".join(lines) + "\n"
+
+
+def _diff_row(key: tuple[str, str, str], a: int | None, b: int | None) -> dict[str, str | int | None]:
+    change = b - a if a is not None and b is not None else None
+    return {"name": key[0], "region": key[1], "source": key[2], "a": a, "b": b, "change": change}

@@ -1,0 +1,370 @@
+"""A board and a model become a PlatformIO project: runtime sources, the model as C, and a main to start from.
+
+A project is made of layers of files under `firmware/templates/platformio`; those ending in `.in` have names
+filled in, the others are copied. Nothing is compiled here (emulator.py does), and no C is written but tables.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from string import Template
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..assets import asset_root
+from ..errors import FedtinyError
+from ..ftm import abi
+from ..ftm.abi import Kernel
+from .devices import Device
+
+USER_FILES = ("src", "platformio.ini", "zephyr")  # written once, then the user's
+GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator")
+SUPPORT = "platforms/fedtiny_emulator/support"
+SELFTEST_LIMIT_BYTES = 4096  # flash that the self-test's vectors may take, once there is one vector
+SELFTEST_VECTORS = 4
+WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
+
+COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
+C_FLAGS = ("-std=c99",)
+CXX_FLAGS = ("-std=gnu++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")
+LINK_FLAGS = ("-nostartfiles", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments")
+LINKER_SCRIPT = "board.ld"
+# The folders under firmware/boards with an emulated board's start-up code, by its compiler.
+BOARD_FAMILIES = {
+    "arm-none-eabi-": "cortex-m",
+    "riscv64-unknown-elf-": "riscv",
+    "xtensa-lx106-elf-": "xtensa",
+}
+
+_KERNEL_ROW = Template("    [FT_KERNEL_${upper}] = &ft_kernel_${lower},")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """The model's input or output: (height, width, channels) and how int8 stands for real numbers."""
+
+    shape: tuple[int, int, int]
+    scale: float
+    zero_point: int
+
+    @property
+    def elements(self) -> int:
+        """int8 values in one sample."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """What an export hands to the firmware. Golden arrays hold one sample a row."""
+
+    ftm: bytes
+    tflite: bytes
+    kernels: tuple[Kernel, ...]
+    arena_bytes: int
+    input: Port
+    output: Port
+    labels: tuple[str, ...]
+    normalization: str
+    golden_inputs: NDArray[np.int8]
+    golden_outputs: NDArray[np.int8]
+
+    def __post_init__(self) -> None:
+        count = self.golden_inputs.shape[0]
+        assert count > 0, "the self-test needs a golden vector"
+        assert self.golden_inputs.shape == (count, self.input.elements), "golden inputs have another shape"
+        assert self.golden_outputs.shape == (count, self.output.elements), "golden outputs have another shape"
+        assert self.golden_inputs.dtype == self.golden_outputs.dtype == np.int8, "golden vectors are not int8"
+        assert len(self.ftm) % 4 == 0, "a .ftm file is a whole number of words"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """How firmware for an emulated board is compiled and linked, whoever drives the compiler."""
+
+    toolchain: str
+    cflags: tuple[str, ...]
+    compile_flags: tuple[str, ...]
+    c_flags: tuple[str, ...]
+    cxx_flags: tuple[str, ...]
+    link_flags: tuple[str, ...]
+    linker_script: str
+
+
+def build_settings(device: Device) -> BuildSettings:
+    """The one declaration of flags that `pio run` and the direct build share."""
+    assert device.emulator is not None, f"{device.id} is not an emulated board"
+    flash, ram = device.region_for("code"), device.region_for("arena")
+    sizes = {
+        "FT_FLASH_START": flash.start,
+        "FT_FLASH_SIZE": flash.size,
+        "FT_RAM_START": ram.start,
+        "FT_RAM_SIZE": ram.size,
+        "FT_STACK_SIZE": stack_bytes(device),
+    }
+    symbols = tuple(f"-Wl,--defsym={name}={value:#x}" for name, value in sizes.items())
+    return BuildSettings(
+        toolchain=device.emulator.toolchain,
+        cflags=device.emulator.cflags,
+        compile_flags=COMPILE_FLAGS + _word_flash_flags(device),
+        c_flags=C_FLAGS,
+        cxx_flags=CXX_FLAGS,
+        link_flags=LINK_FLAGS + symbols,
+        linker_script=LINKER_SCRIPT,
+    )
+
+
+def stack_bytes(device: Device) -> int:
+    """The stack an emulated board's firmware is linked with."""
+    if device.reserve.stack_bytes is None:
+        raise FedtinyError(f"{device.id}: [reserve] stack_bytes is missing; an emulated board's stack needs a size")
+    return device.reserve.stack_bytes
+
+
+def board_folders(device: Device) -> tuple[Path, ...]:
+    """The folders with an emulated board's start-up code: what all have in common, and its family's."""
+    assert device.emulator is not None, f"{device.id} is not an emulated board"
+    toolchain = device.emulator.toolchain
+    if toolchain not in BOARD_FAMILIES:
+        known = ", ".join(BOARD_FAMILIES)
+        raise FedtinyError(f"{device.id}: no start-up code for toolchain {toolchain}; there is some for {known}")
+    boards = asset_root() / "firmware" / "boards"
+    return boards / "common", boards / BOARD_FAMILIES[toolchain]
+
+
+def _word_flash_flags(device: Device) -> tuple[str, ...]:
+    return ("-DFT_MODEL_WORDS_ONLY=1",) if device.cpu in WORD_FLASH_CPUS else ()
+
+
+def selftest_vectors(input_bytes: int, output_bytes: int, available: int) -> int:
+    """How many golden vectors go into the firmware."""
+    each = 4 * (_words(input_bytes) + _words(output_bytes))
+    return max(1, min(SELFTEST_VECTORS, available, SELFTEST_LIMIT_BYTES // each))
+
+
+def selftest_bytes(input_bytes: int, output_bytes: int, available: int) -> int:
+    """Flash that the self-test's vectors take."""
+    each = 4 * (_words(input_bytes) + _words(output_bytes))
+    return each * selftest_vectors(input_bytes, output_bytes, available)
+
+
+def label_bytes(labels: Iterable[str]) -> int:
+    """Flash that the labels take: whole words, which is how the linker scripts place them."""
+    return len(_label_text(labels))
+
+
+def write_project(folder: Path, device: Device, artifacts: Artifacts) -> None:
+    """Write a project into `folder`, which exists; in one that holds a project, renew what is generated."""
+    keep = {name for name in USER_FILES if (folder / name).exists()}
+    for name in GENERATED_FOLDERS:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for path, content in project_files(device, artifacts).items():
+        if path.parts[0] in keep:
+            continue
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
+    """Every file of a project with its bytes; the same arguments give the same bytes."""
+    firmware = asset_root() / "firmware"
+    library = PurePosixPath("lib/fedtiny")
+    names = {**_board_names(device), **_model_names(artifacts)}
+    files = {path: _fill(template, names) for path, template in _templates(device)}
+    for path, content in _files(firmware / "include"):
+        files[library / "include" / path] = content
+    for path, content in _files(firmware / "src"):
+        if path.name != "ft_kernels_all.c":
+            files[library / "src" / path] = content
+    files[library / "library.json"] = _library_json(firmware / "library.json", device)
+    files.update(_emulator_files(device) if device.emulator is not None else {})
+    return files
+
+
+def changed_user_files(folder: Path, device: Device) -> list[str]:
+    """The user's files of a project that are no longer, or not yet, as an export writes them."""
+    names = _board_names(device)
+    written = {path: _fill(text, names) for path, text in _templates(device) if path.parts[0] in USER_FILES}
+    there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
+    found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
+    return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
+
+
+def _templates(device: Device) -> Iterator[tuple[PurePosixPath, str | bytes]]:
+    """Every file of the board's layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
+    for layer in _layers(device):
+        for path, content in _files(asset_root() / "firmware" / "templates" / "platformio" / layer):
+            yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
+
+
+def _layers(device: Device) -> tuple[str, ...]:
+    if device.emulator is not None:
+        return ("common", "emulated")
+    if device.platformio is None:
+        raise FedtinyError(f"{device.id}: the board table has no [platformio]; add platform, board and framework")
+    framework = device.platformio.framework
+    templates = asset_root() / "firmware" / "templates" / "platformio"
+    known = sorted(path.parent.name for path in templates.glob("*/platformio.ini.in") if path.parent.name != "emulated")
+    if framework not in known:
+        raise FedtinyError(f"{device.id}: no template for framework {framework}; there are {', '.join(known)}")
+    return ("common", framework, *(("word_flash",) if device.cpu in WORD_FLASH_CPUS else ()))
+
+
+def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield PurePosixPath(path.relative_to(folder).as_posix()), path.read_bytes()
+
+
+def _fill(content: str | bytes, names: Mapping[str, str]) -> bytes:
+    return content if isinstance(content, bytes) else Template(content).substitute(names).encode("utf-8")
+
+
+def _board_names(device: Device) -> dict[str, str]:
+    """What any template may name; the user's files name nothing else, so that they are the same for every model."""
+    pio = device.platformio
+    return {
+        "exporter": __version__,
+        "board": device.id,
+        "platform": pio.platform if pio else "",
+        "pio_board": pio.board if pio else "",
+        "framework": pio.framework if pio else "",
+    }
+
+
+def _model_names(artifacts: Artifacts) -> dict[str, str]:
+    given, made = artifacts.input, artifacts.output
+    return {
+        "format_version": str(abi.VERSION),
+        "model_bytes": str(len(artifacts.ftm)),
+        "model_crc32": f"{zlib.crc32(artifacts.ftm):#010x}",
+        "arena_bytes": str(artifacts.arena_bytes),
+        "input_height": str(given.shape[0]),
+        "input_width": str(given.shape[1]),
+        "input_channels": str(given.shape[2]),
+        "input_bytes": str(given.elements),
+        "input_scale": _c_float(given.scale),
+        "input_zero_point": str(given.zero_point),
+        "normalization": _c_text(artifacts.normalization),
+        "output_bytes": str(made.elements),
+        "output_scale": _c_float(made.scale),
+        "output_zero_point": str(made.zero_point),
+        "label_count": str(len(artifacts.labels)),
+        "model_words": _c_words(artifacts.ftm),
+        "label_text": _c_labels(artifacts.labels),
+        "kernel_rows": _kernel_rows(artifacts.kernels),
+        **_golden_names(artifacts),
+    }
+
+
+def _golden_names(artifacts: Artifacts) -> dict[str, str]:
+    given, made = artifacts.input.elements, artifacts.output.elements
+    count = selftest_vectors(given, made, artifacts.golden_inputs.shape[0])
+    return {
+        "vectors": str(count),
+        "vector_input_words": str(_words(given)),
+        "vector_output_words": str(_words(made)),
+        "golden_inputs": _c_words(_padded_rows(artifacts.golden_inputs[:count])),
+        "golden_outputs": _c_words(_padded_rows(artifacts.golden_outputs[:count])),
+    }
+
+
+def _words(size: int) -> int:
+    return (size + 3) // 4
+
+
+def _padded_rows(rows: NDArray[np.int8]) -> bytes:
+    return b"".join(row.tobytes() + bytes(-row.size % 4) for row in rows)
+
+
+def _c_words(data: bytes) -> str:
+    words = [f"0x{word:08X}u" for word in np.frombuffer(data, "<u4").tolist()]
+    return "\n".join("    " + ", ".join(words[at : at + 8]) + "," for at in range(0, len(words), 8))
+
+
+def _c_float(value: float) -> str:
+    text = f"{float(np.float32(value)):.9g}"
+    return (text if set(text) & set(".en") else text + ".0") + "f"
+
+
+def _c_text(text: str) -> str:
+    """The inside of a C string: printable ASCII as it is, every other byte in octal."""
+    plain = {byte: chr(byte) for byte in range(0x20, 0x7F) if chr(byte) not in '"\\?'}
+    return "".join(plain.get(byte, f"\\{byte:03o}") for byte in text.encode("utf-8"))
+
+
+def _label_text(labels: Iterable[str]) -> bytes:
+    """Labels one after another, each ended by 0, up to a whole word."""
+    text = b"".join(label.encode("utf-8").replace(b"\0", b" ") + b"\0" for label in labels)
+    return text + bytes(-len(text) % 4) if text else bytes(4)
+
+
+def _c_labels(labels: Iterable[str]) -> str:
+    def character(byte: int) -> str:
+        return f"'{chr(byte)}'" if 0x20 <= byte < 0x7F and chr(byte) not in "'\\" else str(byte)
+
+    lines = [line + b"\0" for line in _label_text(labels).rstrip(b"\0").split(b"\0")]
+    lines.append(bytes(len(_label_text(labels)) - sum(map(len, lines))))
+    return "\n".join("    " + ", ".join(character(byte) for byte in line) + "," for line in lines if line)
+
+
+def _kernel_rows(kernels: Iterable[Kernel]) -> str:
+    rows = [_KERNEL_ROW.substitute(upper=kernel.name, lower=kernel.name.lower()) for kernel in sorted(set(kernels))]
+    return "\n".join(rows)
+
+
+def _library_json(manifest: Path, device: Device) -> bytes:
+    """The runtime's manifest, with what this board's build needs to know."""
+    library = json.loads(manifest.read_text(encoding="utf-8"))
+    if device.emulator is not None:
+        library["build"]["libArchive"] = False  # objects, as the direct build links them
+    if device.cpu in WORD_FLASH_CPUS:
+        library["build"]["flags"] = [*_word_flash_flags(device)]
+    return _json_bytes(library)
+
+
+def _emulator_files(device: Device) -> dict[PurePosixPath, bytes]:
+    """The board's start-up code, and its JSON for PlatformIO."""
+    found = [file for folder in board_folders(device) for file in _files(folder)]
+    files = {PurePosixPath(SUPPORT) / path: content for path, content in found}
+    files[PurePosixPath("platforms/fedtiny_emulator/boards") / f"{device.id}.json"] = _json_bytes(_board(device))
+    return files
+
+
+def _board(device: Device) -> dict[str, object]:
+    assert device.emulator is not None
+    settings = build_settings(device)
+    return {
+        "name": device.name,
+        "vendor": "QEMU",
+        "url": "https://www.qemu.org",
+        "build": {
+            "mcu": device.cpu,
+            "cpu": device.emulator.cpu,
+            "f_cpu": f"{device.clock_hz}L",
+            "toolchain": settings.toolchain,
+            "cflags": settings.cflags,
+            "compile_flags": settings.compile_flags,
+            "c_flags": settings.c_flags,
+            "cxx_flags": settings.cxx_flags,
+            "link_flags": settings.link_flags,
+            "linker_script": settings.linker_script,
+        },
+        "debug": {"emulator": device.emulator.command("")[:-1]},
+        "upload": {
+            "maximum_size": device.region_for("code").size,
+            "maximum_ram_size": device.region_for("arena").size,
+        },
+    }
+
+
+def _json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode("utf-8")

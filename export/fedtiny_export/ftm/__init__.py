@@ -1,0 +1,1 @@
+"""The .ftm format: weight encodings, memory plan, modelled cost."""

@@ -1,0 +1,1 @@
+"""What is particular to TensorFlow Lite Micro: decoded weights, sources, its report."""
