@@ -145,6 +145,12 @@ def check(config: Config) -> None:
         )
     if config.train.method == "adp":
         _check_adp(config)
+    if config.train.qat and settle(config).model.norm == "scaled":
+        raise ValueError(
+            "qat rounds the weights that a layer holds, and norm scaled computes with others; use --norm batch"
+        )
+    if config.train.qat_rounds > config.train.rounds or (config.train.qat_rounds and not config.train.qat):
+        raise ValueError("qat_rounds is how many of the rounds qat takes; give --qat, and no more than --rounds")
     if config.train.method == "synflow" and config.model.norm == "scaled":
         raise ValueError(
             "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "

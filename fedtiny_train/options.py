@@ -167,6 +167,10 @@ class TrainOptions:
     )
     first_dense: bool = option(True, "leave a first convolution unpruned (it counts as kept all the same)")
     depthwise_dense: bool = option(True, "leave depthwise convolutions unpruned (they count as kept all the same)")
+    qat: bool = option(
+        False, "train the last rounds in int8, faked in float, with ranges that the clients find out together"
+    )
+    qat_rounds: int = option(0, "how many rounds that is; 0 is a fifth of all", low=0)
     recalibrate: int = option(3, "passes that renew the batch-norm statistics after the last round; 0 is off", low=0)
 
 
