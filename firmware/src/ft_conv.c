@@ -5,8 +5,8 @@
 static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     const ft_conv_t *conv = &state->conv;
     uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
-    uint32_t block = context->output.width < 8u ? 8u : context->output.width;
     state->context = context;
+    uint32_t block = ft_is_vector(state) ? 1u : context->output.width < 8u ? 8u : context->output.width;
     state->fan = context->input.channels / conv->groups;
     state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * state->fan;
     state->pairs = (context->input.channels + 1u) / 2u;
@@ -25,8 +25,7 @@ static uint32_t multiple(uint32_t count, uint32_t of) { return (count + of - 1u)
 
 static uint32_t tap_words(const ft_conv_state_t *state, ft_conv_kind_t kind) {
     uint32_t cells = (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
-    if (kind == FT_CONV_SPARSE && ft_is_vector(state)) return state->conv.max_taps;
-    if (kind == FT_CONV_SPARSE) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS) + cells;
+    if (kind == FT_CONV_SPARSE) return cells + 2u * (state->conv.max_taps + 1u);
     if (kind == FT_CONV_DEPTHWISE) return FT_DEPTHWISE_STEP * multiple(cells, FT_DEPTHWISE_TAPS);
     return ft_is_vector(state) ? 0u : FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
 }

@@ -16,6 +16,14 @@
 #include "arch/ft_arch.h"
 #include "ft_internal.h"
 
+/* One output channel's numbers. */
+typedef struct ft_conv_channel {
+    int32_t bias, multiplier, shift;
+    int32_t zero_point, low, high;
+    ft_quick_t quick;
+    int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
+} ft_conv_channel_t;
+
 /* One convolution in the making; sizes of the window are in words. */
 typedef struct ft_conv_state {
     const ft_context_t *context;
@@ -32,6 +40,7 @@ typedef struct ft_conv_state {
     uint32_t *window;
     int8_t *out;     /* where the pass writes */
     uint32_t height; /* output rows of this pass */
+    ft_conv_channel_t numbers; /* of the channel in the making, where sparse */
 } ft_conv_state_t;
 
 typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
@@ -99,26 +108,74 @@ typedef struct ft_loops {
 void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const uint32_t *window, const uint32_t *end,
                  uint32_t channel, uint32_t count, uint32_t from);
 
-/* Of the sparse kernels: what runs before the first pass. */
-void ft_conv_cells(ft_conv_state_t *state);
-
-/* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
-uint32_t *ft_conv_list(const ft_conv_state_t *state);
-
-/* Compute one output channel from the weights in its list, which ends at `end`. */
-void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, const uint32_t *list, const uint32_t *end);
-
-/* One output channel's numbers. */
-typedef struct ft_conv_channel {
-    int32_t bias, multiplier, shift;
-    int32_t zero_point, low, high;
-    ft_quick_t quick;
-    int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
-} ft_conv_channel_t;
-
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to);
 
 /* Turn finished sums into outputs, `pitch` bytes apart. */
 void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch);
+
+/* Of the sparse kernels: what runs before the first pass. */
+void ft_conv_cells(ft_conv_state_t *state);
+
+/* Sparse output channels while their non-zero weights become taps, whose weights are twice as large. */
+typedef struct ft_taps {
+    uint32_t *to;
+    const uint32_t *cell, *end; /* where the next cell (row and column of the kernel) begins in the window */
+    uint32_t base;              /* and where this one does */
+    uint32_t channel, limit;    /* the input channel of the next weight; limit and more are in later cells */
+    uint32_t fan, plane;
+    uint32_t left; /* where the tap before leaves the window */
+} ft_taps_t;
+
+/* Where the cells begin in the scratch: before the taps. */
+static inline uint32_t *ft_cells(const ft_conv_state_t *state) { return state->taps; }
+
+static inline uint32_t *ft_first_tap(const ft_conv_state_t *state) {
+    return state->taps + (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
+}
+
+/* The first non-zero weight of the layer has `position` zeros before it. */
+static inline ft_taps_t ft_taps(const ft_conv_state_t *state, uint32_t position) {
+    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + state->fan, state->fan, state->fan, state->plane, 0u};
+    return taps;
+}
+
+/* Begin an output channel, which follows the one before. */
+static inline void ft_begin_taps(const ft_conv_state_t *state, uint32_t channel, ft_taps_t *taps) {
+    uint32_t groups = state->conv.groups;
+    taps->to = ft_first_tap(state);
+    taps->cell = ft_cells(state);
+    taps->left = 0u;
+    if (groups == 1u) return;
+    uint32_t limit = (channel / (state->context->output.channels / groups) + 1u) * taps->fan;
+    taps->channel += limit - taps->limit;
+    taps->limit = limit;
+}
+
+/* Whether the next weight is one of this output channel, and if so, its cell. */
+static inline int ft_find_cell(ft_taps_t *taps) {
+    for (; taps->channel >= taps->limit; taps->channel -= taps->fan) {
+        if (taps->cell == taps->end) return 0;
+        taps->base = *taps->cell++;
+    }
+    return 1;
+}
+
+/* Add a weight; two that meet one word become one tap. */
+static inline void ft_put_tap(ft_taps_t *taps, int32_t value) {
+    uint32_t at = taps->base + taps->channel / 2u * taps->plane, pair = (uint32_t)value << 17;
+    if (taps->channel % 2u == 0u) {
+        pair >>= 16;
+    } else if (at + FT_SPARSE_MOVES == taps->left) {
+        taps->to[-1] |= pair;
+        return;
+    }
+    taps->to[0] = at - taps->left;
+    taps->to[1] = pair;
+    taps->to += 2;
+    taps->left = at + FT_SPARSE_MOVES;
+}
+
+/* Compute the output channel whose taps end at `end`. */
+void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end);
 
 #endif

@@ -15,7 +15,7 @@ from ..graph.fixed_point import activation_limits, add_numbers, conv_multipliers
 from ..graph.ir import WEIGHTED, Graph, Node, Op
 from .abi import Kernel
 from .code_sizes import CodeSizes
-from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, SPARSE_TAPS, VIEWS, groups, is_vector, plane_words
+from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, VIEWS, groups, is_vector, plane_words
 from .plan import Plan
 from .sparse import Packed
 
@@ -103,7 +103,7 @@ def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
     taps_of = np.count_nonzero(pairs, axis=1)
     used, blocks = taps_of > 0, height * -(-width // BLOCK)
     slow = used & ~(quick & (width >= BLOCK))
-    counts["sparse_taps"] = int((taps_of + taps_of % SPARSE_TAPS).sum()) * blocks
+    counts["sparse_taps"] = int(taps_of.sum()) * blocks
     counts["sparse_blocks"] = int(used.sum()) * blocks
     counts["constant"] = int((~used).sum()) * height * width
     counts["rescaled"] = int(slow.sum()) * height * width

@@ -18,7 +18,7 @@ from .sparse import Packed
 ALIGNMENT = 4
 # The inner loops of the runtime's convolutions: pixels, and numbers of taps, that they take at once.
 BLOCK = 8
-DENSE_TAPS, SPARSE_TAPS, DEPTHWISE_TAPS = 4, 2, 3
+DENSE_TAPS, DEPTHWISE_TAPS = 4, 3
 # what reads its input through a window
 CONVOLUTIONS = frozenset({Op.CONV, Op.DEPTHWISE})
 # what gives other shapes to the same bytes, and takes none of its own
@@ -60,10 +60,10 @@ def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: 
         return 0
     taps, kernel = packed[node.name].max_taps, packed[node.name].kernel
     if is_vector(graph, node):
-        return 4 * taps
+        return 0 if kernel is Kernel.CONV_DENSE else 4 * (2 * (taps + 1) + 1)
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
     cells = node.window.kernel[0] * node.window.kernel[1]
-    words = 2 * (taps + SPARSE_TAPS) + cells
+    words = cells + 2 * (taps + 1)
     if kernel is Kernel.CONV_DENSE:
         words = 3 * _multiple(cells * pairs, DENSE_TAPS)
     if kernel is Kernel.DEPTHWISE:

@@ -26,9 +26,16 @@ static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
     return low >> shift | high;
 }
 
+/* These processors load words from any address. */
+static inline uint32_t ft_few_bits(const uint32_t *words, uint32_t at) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, (const uint8_t *)words + at / 8u, sizeof bits);
+    return bits >> (at % 8u);
+}
+
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
     int32_t high;
-    __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x * 2), "r"(multiplier), "r"(offset));
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x), "r"(multiplier), "r"(offset));
     return high;
 }
 

@@ -18,9 +18,9 @@ FT_HOT void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t
     }
 }
 
-FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
-    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[0];
-    for (const uint32_t *tap = block->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
+FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_sweep_t *sweep, int32_t *sums) {
+    for (uint32_t i = 0; i < 8u; i++) sums[i] = sweep->bias[i];
+    for (const uint32_t *tap = sweep->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
         window += (int32_t)tap[0];
         for (uint32_t i = 0; i < 8u; i++) sums[i] += dot(window[i], tap[1]);
     }
@@ -56,11 +56,19 @@ FT_HOT void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8
     outputs_of_two(sums, block, out);
 }
 
-FT_HOT void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+FT_HOT void ft_sweep_1x8(ft_sweep_t *sweep, uint32_t taps) {
     int32_t sums[8];
-    ft_sums_1x8(window, block, sums);
-    for (uint32_t i = 0; i < 8u; i++, out += block->pitch)
-        *out = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
+    int8_t *out = sweep->out;
+    ft_quick_t scale = {sweep->multiplier, sweep->offset, sweep->shift};
+    (void)taps;
+    for (; sweep->rows > 0u; sweep->rows--, sweep->end += sweep->step / 4u, out += sweep->gap) {
+        const uint32_t *window = sweep->end - sweep->line / 4u;
+        for (; window < sweep->end; window += 8) {
+            ft_sums_1x8(window, sweep, sums);
+            for (uint32_t i = 0; i < 8u; i++, out += sweep->pitch)
+                *out = (int8_t)ft_saturate(ft_quick_rescale_twice(sums[i], &scale));
+        }
+    }
 }
 
 #endif
