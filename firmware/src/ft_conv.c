@@ -86,6 +86,7 @@ typedef struct {
     uint32_t step;      /* bytes from pixel to pixel */
     uint32_t left, pixels, right;
     uint32_t padding;
+    int padded; /* padding is to be written: rows that move through the window leave theirs behind */
 } run_t;
 
 static void put_padding(uint32_t *to, uint32_t padding, uint32_t count) {
@@ -100,15 +101,23 @@ static void put_pair(const run_t *run, uint32_t c, uint32_t channels, uint32_t *
 }
 
 /* Four channels of every pixel, aligned, to one plane and the next. */
-FT_HOT static void put_four(const run_t *run, uint32_t c, uint32_t *to, uint32_t *next) {
-    const uint32_t *from = (const uint32_t *)(const void *)(run->from + c);
-    uint32_t step = run->step / 4u;
-    for (const uint32_t *end = to + run->pixels; to < end; from += step) ft_widen(*from, to++, next++);
+FT_HOT static inline void put_four(const uint32_t *from, uint32_t step, uint32_t pixels, uint32_t *to, uint32_t *next) {
+    for (const uint32_t *end = to + (pixels & ~1u); to < end; to += 2, next += 2) {
+        uint32_t pixel = *from, first, second;
+        from += step;
+        ft_widen(pixel, &first, &second);
+        pixel = *from;
+        from += step;
+        to[0] = first;
+        next[0] = second;
+        ft_widen(pixel, &to[1], &next[1]);
+    }
+    if (pixels % 2u != 0u) ft_widen(*from, to, next);
 }
 
 static void put_planes(const ft_conv_state_t *state, run_t run) {
     uint32_t channels = state->context->input.channels, plane = state->plane, c = 0;
-    for (uint32_t i = 0; i < state->pairs; i++) {
+    for (uint32_t i = 0; i < state->pairs && run.padded; i++) {
         uint32_t *to = run.to + i * plane;
         put_padding(to, run.padding, run.left);
         put_padding(to + run.left + run.pixels, run.padding, run.right);
@@ -116,7 +125,8 @@ static void put_planes(const ft_conv_state_t *state, run_t run) {
     run.to += run.left;
     if (run.pixels == 0u) return;
     if (((uintptr_t)run.from | channels) % 4u == 0u)
-        for (; c < channels; c += 4u, run.to += 2u * plane) put_four(&run, c, run.to, run.to + plane);
+        for (; c < channels; c += 4u, run.to += 2u * plane)
+            put_four((const uint32_t *)(const void *)(run.from + c), run.step / 4u, run.pixels, run.to, run.to + plane);
     for (; c < channels; c += 2u, run.to += plane) put_pair(&run, c, channels, run.to);
 }
 
@@ -131,8 +141,9 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
     const ft_conv_t *conv = &state->conv;
     uint32_t y = index - conv->pad_top, stride = conv->stride_width;
     int inside = index >= conv->pad_top && y < in->height;
+    int first = index < (conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height;
     const int8_t *from = inside ? ft_row(state->context, in, y) : NULL;
-    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value)};
+    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value), 0};
     for (uint32_t phase = 0; phase < state->phases; phase++) {
         uint32_t all = ft_positions(state, phase);
         uint32_t left = columns_before(conv->pad_left, phase, stride);
@@ -141,6 +152,7 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
         run.left = inside && left < end ? left : all;
         run.pixels = inside && left < end ? end - left : 0u;
         run.right = all - run.left - run.pixels;
+        run.padded = first || run.pixels == 0u;
         if (run.pixels > 0u) run.from = from + (left * stride + phase - conv->pad_left) * in->channels;
         put_planes(state, run);
         run.to += all;

@@ -153,7 +153,7 @@ static inline void ft_begin_taps(const ft_conv_state_t *state, uint32_t channel,
 
 /* Whether the next weight is one of this output channel, and if so, its cell. */
 static inline int ft_find_cell(ft_taps_t *taps) {
-    for (; taps->channel >= taps->limit; taps->channel -= taps->fan) {
+    for (; FT_RARELY(taps->channel >= taps->limit); taps->channel -= taps->fan) {
         if (taps->cell == taps->end) return 0;
         taps->base = *taps->cell++;
     }

@@ -46,9 +46,9 @@ static inline int32_t ft_saturate(int32_t value) {
 
 /* Forward, so that words may move down over themselves. */
 static inline void ft_copy_words(uint32_t *to, const uint32_t *from, uint32_t words) {
-    for (; words >= 4u; words -= 4u)
-        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6}\n stmia %1!, {r3, r4, r5, r6}"
-                         : "+r"(from), "+r"(to) : : "r3", "r4", "r5", "r6", "memory");
+    for (; words >= 8u; words -= 8u)
+        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6, r8, r9, r10, r12}\n stmia %1!, {r3, r4, r5, r6, r8, r9, r10, r12}"
+                         : "+r"(from), "+r"(to) : : "r3", "r4", "r5", "r6", "r8", "r9", "r10", "r12", "memory");
     while (words-- > 0u) *to++ = *from++;
 }
 
