@@ -15,6 +15,9 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     state->phases = stride <= reach ? stride : reach + 1u;
     state->plane = state->phases * state->positions;
     if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
+    state->most = 0;
+    if (conv->act_min == -128 && conv->act_max == 127 && state->weights < 1u << 16)
+        state->most = (1 << 30) - (int32_t)state->weights * 16384;
     uint64_t row = (uint64_t)state->pairs * state->plane;
     if (row > UINT32_MAX) return 0u;
     state->row = (uint32_t)row;
@@ -196,21 +199,17 @@ void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn beg
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
     const ft_model_t *model = state->context->model;
-    int32_t bias = (int32_t)ft_words_at(model, state->conv.bias)[channel], limit = 1 << 30;
-    to->bias = bias;
+    to->bias = (int32_t)ft_words_at(model, state->conv.bias)[channel];
     to->multiplier = (int32_t)ft_words_at(model, state->conv.multiplier)[channel];
     to->shift = (int8_t)ft_byte(ft_words_at(model, state->conv.shift), channel);
-    to->zero_point = state->context->output.zero_point;
-    to->low = state->conv.act_min;
-    to->high = state->conv.act_max;
-    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, to->zero_point) && to->low == -128 && to->high == 127;
-    if (state->weights >= 1u << 16) to->is_quick = 0;
-    else limit -= (int32_t)state->weights * 16384;
-    if (bias >= limit || bias <= -limit) to->is_quick = 0;
+    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, state->context->output.zero_point);
+    if (to->bias >= state->most || to->bias <= -state->most) to->is_quick = 0;
 }
 
-FT_HOT void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch) {
+FT_HOT void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums,
+                          uint32_t count, int8_t *out, uint32_t pitch) {
     ft_scale_t scale = ft_scale(channel->multiplier, channel->shift);
+    int32_t zero_point = state->context->output.zero_point, low = state->conv.act_min, high = state->conv.act_max;
     for (const int32_t *end = sums + count; sums < end; out += pitch)
-        *out = ft_finish(ft_rescale(*sums++, &scale), channel->zero_point, channel->low, channel->high);
+        *out = ft_finish(ft_rescale(*sums++, &scale), zero_point, low, high);
 }

@@ -19,7 +19,6 @@
 /* One output channel's numbers. */
 typedef struct ft_conv_channel {
     int32_t bias, multiplier, shift;
-    int32_t zero_point, low, high;
     ft_quick_t quick;
     int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
 } ft_conv_channel_t;
@@ -36,11 +35,13 @@ typedef struct ft_conv_state {
     uint32_t phases; /* column phases that some weight meets */
     uint32_t plane;  /* words of one channel pair of one row */
     uint32_t row;    /* words of one row */
+    int32_t most;    /* quick channels have biases below it; 0 where no channel is quick */
     uint32_t *taps;  /* scratch for weights */
     uint32_t *window;
     int8_t *out;     /* where the pass writes */
     uint32_t height; /* output rows of this pass */
-    ft_conv_channel_t numbers; /* of the channel in the making, where sparse */
+    ft_conv_channel_t numbers; /* where sparse, those of the channel in the making, and how it is made */
+    ft_sweep_t sweep;
 } ft_conv_state_t;
 
 typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
@@ -111,7 +112,8 @@ void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const ui
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to);
 
 /* Turn finished sums into outputs, `pitch` bytes apart. */
-void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch);
+void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count,
+                   int8_t *out, uint32_t pitch);
 
 /* Of the sparse kernels: what runs before the first pass. */
 void ft_conv_cells(ft_conv_state_t *state);
@@ -134,7 +136,11 @@ static inline uint32_t *ft_first_tap(const ft_conv_state_t *state) {
 }
 
 /* The first non-zero weight of the layer has `position` zeros before it. */
-static inline ft_taps_t ft_taps(const ft_conv_state_t *state, uint32_t position) {
+static inline ft_taps_t ft_taps(ft_conv_state_t *state, uint32_t position) {
+    ft_sweep_t *sweep = &state->sweep;
+    sweep->taps = ft_first_tap(state);
+    sweep->pitch = state->context->output.channels;
+    sweep->step = 4u * state->conv.stride_height * state->row;
     ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + state->fan, state->fan, state->fan, state->plane, 0u};
     return taps;
 }

@@ -28,34 +28,37 @@ static void vector(const ft_conv_state_t *state, const uint32_t *end, int8_t *ou
         if ((tap[1] & 0xFFFFu) != 0u) sum += (int16_t)tap[1] * in[2u * at];
         if (tap[1] >> 16 != 0u) sum += (int16_t)(tap[1] >> 16) * in[2u * at + 1u];
     }
-    ft_conv_store(numbers, &sum, 1u, out, 1u);
+    ft_conv_store(state, numbers, &sum, 1u, out, 1u);
 }
 
 /* A channel without weights has one output everywhere. */
-static void constant(const ft_conv_channel_t *numbers, uint32_t pixels, int8_t *out, uint32_t pitch) {
-    ft_conv_store(numbers, &numbers->bias, 1u, out, 1u);
-    for (int8_t value = *out; pixels > 0u; pixels--, out += pitch) *out = value;
+static void constant(const ft_conv_state_t *state, int8_t *out) {
+    uint32_t pitch = state->sweep.pitch, pixels = state->height * state->context->output.width;
+    ft_conv_store(state, &state->numbers, &state->numbers.bias, 1u, out, 1u);
+    int8_t value = *out;
+    for (; pixels >= 4u; pixels -= 4u, out += 4u * pitch) out[0] = out[pitch] = out[2u * pitch] = out[3u * pitch] = value;
+    for (; pixels > 0u; pixels--, out += pitch) *out = value;
 }
 
 /* Channels that are not quick, and images that are narrower than a block. */
-FT_APART static void slowly(const ft_conv_state_t *state, const ft_sweep_t *sweep) {
+FT_APART static void slowly(const ft_conv_state_t *state, int8_t *out) {
     int32_t sums[8];
-    uint32_t width = state->context->output.width, count = width < 8u ? width : 8u;
-    const uint32_t *window = sweep->window;
-    int8_t *out = sweep->out;
-    for (uint32_t y = 0; y < state->height; y++, window += sweep->step / 4u, out += width * sweep->pitch) {
+    const ft_sweep_t *sweep = &state->sweep;
+    uint32_t width = state->context->output.width, pitch = sweep->pitch, count = width < 8u ? width : 8u;
+    const uint32_t *window = state->window;
+    for (uint32_t y = 0; y < state->height; y++, window += sweep->step / 4u, out += width * pitch) {
         for (uint32_t x = 0; x < width; x += 8u) {
             /* the last block of a row goes back to be whole: it makes some outputs twice */
             if (width - x < 8u && x > 0u) x = width - 8u;
             ft_sums_1x8(window + x, sweep, sums);
-            ft_conv_store(&state->numbers, sums, count, out + x * sweep->pitch, sweep->pitch);
+            ft_conv_store(state, &state->numbers, sums, count, out + x * pitch, pitch);
         }
     }
 }
 
 /* Go over `width` pixels of every row from pixel `x` on. */
-static inline void go_over(const ft_conv_state_t *state, ft_sweep_t *sweep, int8_t *out, uint32_t x, uint32_t width,
-                           uint32_t taps) {
+static inline void go_over(ft_conv_state_t *state, int8_t *out, uint32_t x, uint32_t width, uint32_t taps) {
+    ft_sweep_t *sweep = &state->sweep;
     sweep->rows = state->height;
     sweep->window = state->window + x;
     sweep->end = sweep->window + width;
@@ -66,38 +69,29 @@ static inline void go_over(const ft_conv_state_t *state, ft_sweep_t *sweep, int8
 }
 
 FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end) {
-    const ft_tensor_t *out = &state->context->output;
     ft_conv_channel_t *numbers = &state->numbers;
-    uint32_t width = out->width, *first = ft_first_tap(state), taps = (uint32_t)(end - first) / 2u;
-    int8_t *to = state->out + channel;
+    uint32_t width = state->context->output.width, *first = ft_first_tap(state), taps = (uint32_t)(end - first) / 2u;
+    int8_t *out = state->out + channel;
     ft_conv_begin(state, channel, numbers);
-    if (!numbers->is_quick || width < 8u) halve(first, end);
+    int is_swept = numbers->is_quick && width >= 8u;
+    int32_t bias = is_swept ? 2 * numbers->bias : numbers->bias;
+    for (uint32_t i = 0; i < 8u; i++) state->sweep.bias[i] = bias;
+    if (!is_swept) halve(first, end);
     if (ft_is_vector(state)) {
-        vector(state, end, to);
-        return;
+        vector(state, end, out);
+    } else if (taps == 0u) {
+        constant(state, out);
+    } else {
+        end[0] = end[1] = 0u;
+        if (!is_swept) {
+            slowly(state, out);
+            return;
+        }
+        state->sweep.multiplier = numbers->quick.multiplier;
+        state->sweep.offset = numbers->quick.offset;
+        state->sweep.shift = numbers->quick.shift;
+        go_over(state, out, 0u, width & ~7u, taps);
+        /* the last block of a row goes back to be whole: it makes some outputs twice */
+        if (width % 8u != 0u) go_over(state, out, width - 8u, 8u, taps);
     }
-    if (taps == 0u) {
-        constant(numbers, state->height * width, to, out->channels);
-        return;
-    }
-    end[0] = end[1] = 0u;
-    int swept = numbers->is_quick && width >= 8u;
-    int32_t bias = swept ? 2 * numbers->bias : numbers->bias;
-    ft_sweep_t sweep;
-    sweep.taps = first;
-    for (uint32_t i = 0; i < 8u; i++) sweep.bias[i] = bias;
-    sweep.pitch = out->channels;
-    sweep.step = 4u * state->conv.stride_height * state->row;
-    sweep.multiplier = numbers->quick.multiplier;
-    sweep.offset = numbers->quick.offset;
-    sweep.shift = numbers->quick.shift;
-    if (!swept) {
-        sweep.window = state->window;
-        sweep.out = to;
-        slowly(state, &sweep);
-        return;
-    }
-    go_over(state, &sweep, to, 0u, width & ~7u, taps);
-    /* the last block of a row goes back to be whole: it makes some outputs twice */
-    if (width % 8u != 0u) go_over(state, &sweep, to, width - 8u, 8u, taps);
 }
