@@ -163,7 +163,7 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
 }
 
 /* Fill the window up to padded row `end`; 0 if a row of the image is not there yet. */
-static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
+FT_APART static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
     for (; context->filled < end; context->filled++) {
         uint32_t index = context->filled, y = index - state->conv.pad_top;
         if (index >= state->conv.pad_top && y < context->input.height && y >= context->available) return 0;

@@ -163,10 +163,11 @@ def _window_features(graph: Graph, node: Node, rows: int, passes: int) -> dict[s
     phases = min(node.window.stride[1], node.window.kernel[1])
     pairs, plane = (deep + 1) // 2, plane_words(graph, node)
     read = wide * phases // node.window.stride[1]
+    first = (rows - 1) * stride + kernel - node.window.pads[0]  # rows of the image that bring their padding
     return {
         ("widened1" if deep % 4 else "widened4"): inside * read * deep,
         "planes": filled * phases * pairs,
-        "padding": filled * pairs * plane - inside * read * pairs,
+        "padding": pairs * ((filled - inside) * plane + min(inside, first) * max(0, plane - read)),
         "moved": max(0, kernel - stride) * pairs * plane * (passes - 1),
     }
 
