@@ -4,7 +4,7 @@
 /* Sizes of the window; 0 if it cannot be this large. */
 static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     const ft_conv_t *conv = &state->conv;
-    uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
+    uint32_t stride = conv->stride_width, reach = (conv->kernel_width - 1u) * conv->dilation_width;
     state->context = context;
     uint32_t block = ft_is_vector(state) ? 1u : context->output.width < 8u ? 8u : context->output.width;
     state->fan = context->input.channels / conv->groups;
@@ -13,6 +13,7 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     state->positions = block + reach / stride;
     state->last = reach % stride;
     state->phases = stride <= reach ? stride : reach + 1u;
+    state->tall = (conv->kernel_height - 1u) * conv->dilation_height + 1u;
     state->plane = state->phases * state->positions;
     if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
     state->most = 0;
@@ -21,7 +22,7 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     uint64_t row = (uint64_t)state->pairs * state->plane;
     if (row > UINT32_MAX) return 0u;
     state->row = (uint32_t)row;
-    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height);
+    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + state->tall);
 }
 
 static uint32_t multiple(uint32_t count, uint32_t of) { return (count + of - 1u) / of * of; }
@@ -69,9 +70,11 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, f
         return FT_ERROR_FORMAT;
     if (conv->stride_height == 0u || conv->stride_width == 0u || conv->rows == 0u || conv->act_min > conv->act_max)
         return FT_ERROR_FORMAT;
+    if (conv->dilation_height == 0u || conv->dilation_width == 0u) return FT_ERROR_FORMAT;
     if (!groups_ok(context, conv->groups, kind)) return FT_ERROR_FORMAT;
     uint32_t wide = (uint32_t)conv->pad_left + in->width + conv->pad_right;
-    if ((out->width - 1u) * conv->stride_width + conv->kernel_width > wide) return FT_ERROR_FORMAT;
+    uint32_t reach = (conv->kernel_width - 1u) * conv->dilation_width;
+    if ((out->width - 1u) * conv->stride_width + reach >= wide) return FT_ERROR_FORMAT;
     uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
     if (fan_in * out->channels >= (1u << 30) || (kind == FT_CONV_SPARSE && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
     uint64_t window = measure(context, state), taps = tap_words(state, kind);
@@ -144,7 +147,7 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
     const ft_conv_t *conv = &state->conv;
     uint32_t y = index - conv->pad_top, stride = conv->stride_width;
     int inside = index >= conv->pad_top && y < in->height;
-    int first = index < (conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height;
+    int first = index < (conv->rows - 1u) * (uint32_t)conv->stride_height + state->tall;
     const int8_t *from = inside ? ft_row(state->context, in, y) : NULL;
     run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value), 0};
     for (uint32_t phase = 0; phase < state->phases; phase++) {
@@ -189,7 +192,7 @@ void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn beg
     uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
     state.height = left < state.conv.rows ? left : state.conv.rows;
     state.out = ft_row(context, &context->output, context->row);
-    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
+    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.tall;
     if (begin != NULL && context->filled == 0u) begin(&state);
     if (!ft_is_vector(&state) && !fill(context, &state, top, end)) return;
     pass(&state);

@@ -32,7 +32,8 @@ typedef struct ft_conv_state {
     uint32_t pairs;     /* channel pairs of the input */
     uint32_t positions; /* of the first column phase; those after `last` have one less */
     uint32_t last;
-    uint32_t phases; /* column phases that some weight meets */
+    uint32_t phases; /* column phases that some weight may meet */
+    uint32_t tall;   /* input rows that an output row needs: the kernel's, and those that dilation leaves out */
     uint32_t plane;  /* words of one channel pair of one row */
     uint32_t row;    /* words of one row */
     int32_t most;    /* quick channels have biases below it; 0 where no channel is quick */
@@ -73,11 +74,14 @@ static inline uint32_t ft_positions(const ft_conv_state_t *state, uint32_t phase
     return state->positions - (phase > state->last ? 1u : 0u);
 }
 
+/* Go on to the column that the next weight of a kernel's row meets. */
 static inline void ft_next_column(const ft_conv_state_t *state, ft_column_t *column) {
-    column->start += ft_positions(state, column->phase);
-    if (++column->phase < state->conv.stride_width) return;
-    column->phase = column->start = 0u;
-    column->position++;
+    for (uint32_t i = 0; i < state->conv.dilation_width; i++) {
+        column->start += ft_positions(state, column->phase);
+        if (++column->phase < state->conv.stride_width) continue;
+        column->phase = column->start = 0u;
+        column->position++;
+    }
 }
 
 /* The position of the lowest set bit of a word that is not 0. */

@@ -9,7 +9,7 @@ void ft_conv_cells(ft_conv_state_t *state) {
     for (uint32_t y = 0; y < state->conv.kernel_height; y++) {
         ft_column_t column = {0u, 0u, 0u};
         for (uint32_t x = 0; x < state->conv.kernel_width; x++, ft_next_column(state, &column))
-            *cell++ = y * state->row + column.start + column.position;
+            *cell++ = y * state->conv.dilation_height * state->row + column.start + column.position;
     }
 }
 

@@ -6,7 +6,7 @@ void ft_conv_steps(const ft_conv_state_t *state, uint32_t step, uint32_t pairs, 
     for (uint32_t y = 0; y < state->conv.kernel_height; y++) {
         ft_column_t column = {0u, 0u, 0u};
         for (uint32_t x = 0; x < state->conv.kernel_width; x++, ft_next_column(state, &column)) {
-            uint32_t at = y * state->row + column.start + column.position;
+            uint32_t at = y * state->conv.dilation_height * state->row + column.start + column.position;
             for (uint32_t i = 0; i < pairs; i++, at += state->plane, tap += step) {
                 tap[0] = at - last;
                 last = at;

@@ -157,18 +157,18 @@ def _window_features(graph: Graph, node: Node, rows: int, passes: int) -> dict[s
     """What filling the window takes, and moving its rows."""
     tall, wide, deep = graph.tensors[node.inputs[0]].image
     height = graph.tensors[node.output].image[0]
-    kernel, stride = node.window.kernel[0], node.window.stride[0]
-    filled = (height - 1) * stride + kernel if kernel > stride else height * kernel
+    reach, stride = node.window.reach[0], node.window.stride[0]
+    filled = (height - 1) * stride + reach if reach > stride else height * reach
     inside = min(filled, tall)
-    phases = min(node.window.stride[1], node.window.kernel[1])
+    phases = min(node.window.stride[1], node.window.reach[1])
     pairs, plane = (deep + 1) // 2, plane_words(graph, node)
     read = wide * phases // node.window.stride[1]
-    first = (rows - 1) * stride + kernel - node.window.pads[0]  # rows of the image that bring their padding
+    first = (rows - 1) * stride + reach - node.window.pads[0]  # rows of the image that bring their padding
     return {
         ("widened1" if deep % 4 else "widened4"): inside * read * deep,
         "planes": filled * phases * pairs,
         "padding": pairs * ((filled - inside) * plane + min(inside, first) * max(0, plane - read)),
-        "moved": max(0, kernel - stride) * pairs * plane * (passes - 1),
+        "moved": max(0, reach - stride) * pairs * plane * (passes - 1),
     }
 
 

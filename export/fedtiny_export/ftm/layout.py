@@ -68,15 +68,15 @@ def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: 
         words = 3 * _multiple(cells * pairs, DENSE_TAPS)
     if kernel is Kernel.DEPTHWISE:
         words = 2 * _multiple(cells, DEPTHWISE_TAPS)
-    filled = (rows - 1) * node.window.stride[0] + node.window.kernel[0]
+    filled = (rows - 1) * node.window.stride[0] + node.window.reach[0]
     return 4 * (words + filled * pairs * plane_words(graph, node))
 
 
 def plane_words(graph: Graph, node: Node) -> int:
     """Words of one channel pair of one row of a convolution's window: a run of columns for each phase of the stride."""
     _, width, _ = graph.tensors[node.output].image
-    kernel, stride = node.window.kernel[1], node.window.stride[1]
-    return sum(max(width, BLOCK) + (kernel - 1 - phase) // stride for phase in range(min(stride, kernel)))
+    reach, stride = node.window.reach[1], node.window.stride[1]
+    return sum(max(width, BLOCK) + (reach - 1 - phase) // stride for phase in range(min(stride, reach)))
 
 
 def _multiple(count: int, of: int) -> int:
@@ -93,7 +93,7 @@ def _motions(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int]) -> It
         if node.op in CONVOLUTIONS and before < height:
             count = min(rows.get(node.name, 1), height - before)
             stride, top = node.window.stride[0], before * node.window.stride[0]
-            end = top + (count - 1) * stride + node.window.kernel[0]
+            end = top + (count - 1) * stride + node.window.reach[0]
             while filled[at] < end:
                 y = filled[at] - node.window.pads[0]
                 if 0 <= y < graph.tensors[node.inputs[0]].image[0]:
