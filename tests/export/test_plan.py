@@ -105,7 +105,7 @@ def test_rows_are_handed_on_to_a_dilated_convolution(forced, host_runtime):
     from networks import samples
 
     for seed in range(3):
-        builder = Builder((16, 16, 3), seed, 0.4)
+        builder = Builder((32, 32, 3), seed, 0.4)
         first = builder.conv(8)
         for dilation in (2, 3):
             constants = builder._weights(8, 3, 3, 8)
