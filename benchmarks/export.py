@@ -25,7 +25,7 @@ EXPORT = "from fedtiny_export.cli import export_main; export_main()"
 CONVERT = """
 import sys
 from pathlib import Path
-from fedtiny_export.by_tensorflow import convert
+from fedtiny_export.tflite.by_tensorflow import convert
 from fedtiny_export.export import quantized
 from fedtiny_export.source import read_source
 source = read_source(Path(sys.argv[1]), calibration=None, evaluation=None)
