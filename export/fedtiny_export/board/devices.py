@@ -275,12 +275,12 @@ def _one_of(known: Iterable[str]) -> str:
 def _check_regions(memory: tuple[Memory, ...]) -> None:
     """Regions have their own names and addresses, and each content has exactly one place."""
     names = [region.name for region in memory]
-    for name in names:
-        _need(names.count(name) == 1, "memory", f"two regions are named '{name}'", "rename one")
-    ordered = sorted(memory, key=lambda region: region.start)
-    for low, high in itertools.pairwise(ordered):
-        fault = f"'{low.name}' ends at {low.end:#x}, after '{high.name}' starts at {high.start:#x}"
-        _need(low.end <= high.start, "memory", fault, "regions must not overlap")
+    for index, name in enumerate(names):
+        _need(name not in names[:index], f"memory[{index}].name", f"two regions are named '{name}'", "rename one")
+    ordered = sorted(range(len(memory)), key=lambda index: memory[index].start)
+    for low, high in ((memory[below], index) for below, index in itertools.pairwise(ordered)):
+        fault = f"'{low.name}' ends at {low.end:#x}, after '{memory[high].name}' starts at {memory[high].start:#x}"
+        _need(low.end <= memory[high].start, f"memory[{high}].start", fault, "regions must not overlap")
     for what, kind in CONTENTS.items():
         count = sum(what in region.holds for region in memory)
         _need(count == 1, "memory", f"{count} regions hold '{what}'", f"give it to one {kind} region")

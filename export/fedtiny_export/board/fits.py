@@ -1,6 +1,6 @@
 """`fedtiny-devices --fits`: one model planned on every board, and the boards ranked by how it fits.
 
-The figures are budget.py's, planned before any compiler runs. Encodings are chosen once for each kind of processor.
+The figures are budget.py's, planned before any compiler runs. The model is laid out once for each set of encodings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..export import quantized, table_bytes
+from ..ftm.abi import Kernel
 from ..ftm.code_sizes import load_code_sizes, table_cpu
-from ..ftm.file import Ftm, write_ftm
+from ..ftm.file import Ftm, encodings, lay_out
 from ..ftm.fitting import MADE_UP
 from ..graph.ir import Graph
 from ..graph.reduce import reduce_graph
@@ -106,18 +107,17 @@ def _without_ranges(model: Path) -> Network:
 
 def rank(network: Network, devices: Iterable[Device]) -> list[Fit]:
     """Plan the network on every board: those it fits first, the most room first, then the fewest bytes too many."""
-    made: dict[str, Ftm] = {}
-    fits = [fit_of(device, _laid_out(network, device, made), network.tables) for device in devices]
+    chosen: dict[str, tuple[Kernel, ...]] = {}
+    made: dict[tuple[Kernel, ...], Ftm] = {}  # most processors come to the same encodings; planning an arena takes time
+    fits = []
+    for device in devices:
+        cpu, sizes = table_cpu(device.cpu), load_code_sizes(device.cpu)
+        if cpu not in chosen:
+            chosen[cpu] = encodings(network.graph, sizes.kernel_bytes() if sizes else {})
+        if chosen[cpu] not in made:
+            made[chosen[cpu]] = lay_out(network.graph, chosen[cpu])
+        fits.append(fit_of(device, made[chosen[cpu]], network.tables))
     return sorted(fits, key=lambda fit: (not fit.fits, -fit.share if fit.fits else -fit.room, fit.board))
-
-
-def _laid_out(network: Network, device: Device, made: dict[str, Ftm]) -> Ftm:
-    """The model for a board's processor: what a kernel's code takes decides between encodings."""
-    cpu = table_cpu(device.cpu)
-    if cpu not in made:
-        sizes = load_code_sizes(device.cpu)
-        made[cpu] = write_ftm(network.graph, sizes.kernel_bytes() if sizes else {})
-    return made[cpu]
 
 
 def fit_of(device: Device, ftm: Ftm, tables: Mapping[str, int]) -> Fit:
