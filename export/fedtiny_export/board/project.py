@@ -30,6 +30,7 @@ SUPPORT = "platforms/fedtiny_emulator/support"
 SELFTEST_LIMIT_BYTES = 4096  # flash that the self-test's vectors may take, once there is one vector
 SELFTEST_VECTORS = 4
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
+PROGMEM_FAMILIES = ("teensy",)  # constants are copied to RAM unless they are placed in .progmem
 
 COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
 C_FLAGS = ("-std=c99",)
@@ -215,7 +216,8 @@ def _layers(device: Device) -> tuple[str, ...]:
     known = sorted(path.parent.name for path in templates.glob("*/platformio.ini.in") if path.parent.name != "emulated")
     if framework not in known:
         raise FedtinyError(f"{device.id}: no template for framework {framework}; there are {', '.join(known)}")
-    return ("common", framework, *(("word_flash",) if device.cpu in WORD_FLASH_CPUS else ()))
+    word_flash = ("word_flash",) if device.cpu in WORD_FLASH_CPUS else ()
+    return ("common", framework, *word_flash, *(("progmem",) if device.family in PROGMEM_FAMILIES else ()))
 
 
 def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -237,6 +239,7 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
 
 
