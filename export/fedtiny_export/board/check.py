@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from ..errors import FedtinyError, ToolMissingError
 from ..untrusted import guarded, read_arrays
 from .devices import Device
 from .elf import Image, read_image
-from .emulator import Run, build, build_with_pio, require_tools, run
+from .emulator import Firmware, Run, build, build_with_pio, require_tools, run
+from .ledger import MEASURED_ELF, Row, measured_rows
 
-MEASURED_ELF, MEASURED_RUN = "measured-elf", "measured-run"
+MEASURED_RUN = "measured-run"
 LOG_SCHEMA = 1
 FIRST_FAULT = 100  # a firmware that faults ends with this plus the exception's number
 
@@ -49,6 +50,7 @@ class Measured:
     outputs: NDArray[np.int8] | None
     model_crc32: int
     notes: tuple[str, ...] = ()
+    ledger: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,17 @@ class Golden:
     shape: tuple[int, ...]
 
 
-def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, use_pio: bool = False) -> Measured | None:
+def measure(
+    folder: Path,
+    device: Device,
+    inputs: NDArray[np.int8] | None,
+    *,
+    use_pio: bool = False,
+    planned: Sequence[Row] = (),
+) -> Measured | None:
     """Build and run an export; None where the board has no emulator, or it or the compiler is not installed.
 
-    `require_tools` of emulator.py says which package is missing.
+    `require_tools` of emulator.py says which package is missing. `planned`: the report's ledger.
     """
     golden = read_golden(folder / "golden.npz")
     given = _flat_inputs(inputs, golden)
@@ -85,7 +94,13 @@ def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, us
         outputs=None if given is None else outputs[golden.outputs.shape[0] :],
         model_crc32=log["model_crc32"],
         notes=() if result.uncounted is None else (result.uncounted,),
+        ledger=_ledger(folder, image, firmware, planned),
     )
+
+
+def _ledger(folder: Path, image: Image, firmware: Firmware, planned: Sequence[Row]) -> tuple[Row, ...]:
+    path = folder / "model.ftm"
+    return measured_rows(image, firmware.map, guarded(path, "a readable model", path.read_bytes), planned)
 
 
 def read_golden(path: Path) -> Golden:

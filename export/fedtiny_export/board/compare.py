@@ -19,10 +19,11 @@ from ..atomic import write_atomically
 from ..errors import FedtinyError, UsageError
 from ..export import write_report
 from ..untrusted import guarded, read_array, read_text
-from .budget import PLANNED, Figure, Report, read_report
+from .budget import Figure, Report, read_report
 from .check import FigureTuple, Measured, measure, read_log
 from .devices import Device, all_devices
 from .emulator import require_tools
+from .ledger import PLANNED
 from .project import changed_user_files
 
 # Shares by which a measured figure may differ from the planned one. Code size depends on the compiler's version;
@@ -76,7 +77,9 @@ def check_folder(
         raise UsageError(f"--outputs {outputs}: the name must end in .npy")
     if require_run or inputs is not None:
         require_tools(device)
-    measured = measure(folder, device, None if inputs is None else read_array(inputs), use_pio=use_pio)
+    measured = measure(
+        folder, device, None if inputs is None else read_array(inputs), use_pio=use_pio, planned=report.ledger
+    )
     if measured is None:
         return Checked(report, ())
     if outputs is not None and measured.outputs is not None:
@@ -107,7 +110,7 @@ def _finish(folder: Path, report: Report, measured: Measured, where: str, change
         else:
             problems.append(text)
     run = {"run on": where, "golden": golden, **{f"note {i}": text for i, text in enumerate(notes, 1)}}
-    renewed = report.with_measured(figures, run)
+    renewed = report.with_measured(figures, run, measured.ledger)
     write_report(folder, renewed)
     return Checked(renewed, tuple(problems))
 
