@@ -31,6 +31,7 @@ FIRST_FAULT = 100  # a firmware that faults ends with this plus the exception's 
 FigureTuple = tuple[str, int | None, str, str | None, str]
 
 _LOG_LINE = re.compile(r"FEDTINY (\{[^{}\r\n]{1,2000}\}) ([0-9a-f]{8})(?![0-9a-f])")
+_REFUSAL = re.compile(r"the model was refused[ -~]{1,200}(?=\r?\n)")
 _LOG_NUMBERS = (
     *("format", "model_bytes", "model_crc32", "arena_bytes", "stack_used", "stack_bytes", "microseconds"),
     *("vectors", "passed"),
@@ -198,9 +199,27 @@ def read_log(text: str, model: bytes | None = None) -> Measured:
     return Measured(figures, difference is None, difference, None, log["model_crc32"])
 
 
+def is_told(text: str) -> bool:
+    """Whether a device has said all that is needed: a whole report, or why there is none."""
+    try:
+        _parse_log(text)
+    except DeviceRefusedError:
+        return True
+    except FedtinyError:
+        return False
+    return True
+
+
+class DeviceRefusedError(FedtinyError):
+    """The device has a firmware that works, and a model that it will not run."""
+
+
 def _parse_log(text: str) -> Mapping[str, int]:
     """The last report line, its checksum and every field checked."""
     found = _LOG_LINE.findall(text)
+    refusal = _REFUSAL.search(text, text.rfind("FEDTINY") + 1)
+    if refusal:
+        raise DeviceRefusedError(f"the device does not run: {refusal[0]}")
     if not found:
         damaged = "is damaged or cut off" if "FEDTINY" in text else "is not there; did the board print at 115200 baud?"
         raise FedtinyError(f"the device's report, a line FEDTINY {{...}}, {damaged}")

@@ -75,7 +75,7 @@ def measured_rows(image: Image, map_file: Path, model: bytes, planned: Sequence[
     rows: list[Row] = []
     for section in image.sections:
         areas = _areas(section)
-        if section.name == MODEL_SECTION and image.model == model:
+        if planned and section.name == MODEL_SECTION and image.model == model:
             of_file = [row for row in planned if row.area == MODEL_AREA and row.source == PLANNED]
             if sum(row.bytes for row in of_file) != len(model):
                 raise FedtinyError("the report's ledger does not add up to model.ftm: export again")

@@ -53,7 +53,8 @@ def usage_line(label: str, figure: Figure) -> str:
     return f"{label:<7}[{bar}] {100 * share:5.1f}% {used}"
 
 
-def _columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+def columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """Lines of a table, header first; the columns `right` are aligned to the right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     numeric = set(right)
     lines = []
@@ -87,7 +88,7 @@ def figure_cells(report: Report) -> list[list[str]]:
 
 def _figure_table(report: Report) -> list[str]:
     table = figure_cells(report)
-    return _columns(table, {1, 2, 3, 5} if "measured" in table[0] else {1, 2})
+    return columns(table, {1, 2, 3, 5} if "measured" in table[0] else {1, 2})
 
 
 def _layer_table(layers: Sequence[Layer]) -> list[str]:
@@ -107,7 +108,7 @@ def _layer_table(layers: Sequence[Layer]) -> list[str]:
             f"{layer.packed_bytes:,}",
         ]
         table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers)])
-    return _columns(table, {2, 3, 4, 6, 7, 8, 9})
+    return columns(table, {2, 3, 4, 6, 7, 8, 9})
 
 
 def noise_cells(report: Report) -> list[list[str]]:
@@ -134,7 +135,7 @@ def _noise_text(report: Report) -> list[str]:
     return [
         "",
         "signal over noise, float against int8:",
-        *_columns(noise_cells(report), {2, 3}),
+        *columns(noise_cells(report), {2, 3}),
         noise_verdict(report),
     ]
 
@@ -167,7 +168,7 @@ def plain_text(report: Report) -> str:
         *("  " + line for line in _wide_columns(model_cells(report))),
         "",
         f"flash and RAM, byte by byte ({byte_source(report)}):",
-        *("  " + line for line in _columns(byte_cells(report), {3})),
+        *("  " + line for line in columns(byte_cells(report), {3})),
         "",
         *(f"note: {line}" for line in report.notes),
         "",
@@ -202,7 +203,7 @@ def byte_source(report: Report) -> str:
 
 
 def _wide_columns(table: Sequence[Sequence[str]]) -> list[str]:
-    return _columns(table, range(1, len(table[0])))
+    return columns(table, range(1, len(table[0])))
 
 
 def model_cells(report: Report) -> list[list[str]]:
