@@ -48,9 +48,7 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
     )
     board = parser.add_mutually_exclusive_group(required=True)
     board.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards")
-    board.add_argument(
-        "--board", type=Path, metavar="FILE.toml", help="a board file of your own, like devices/*.toml"
-    )
+    board.add_argument("--board", type=Path, metavar="FILE.toml", help="a board file of your own, like devices/*.toml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
     parser.add_argument(
         "--runtime",
@@ -145,7 +143,13 @@ def check_main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--inputs", type=Path, metavar="X.npy", help="int8 inputs to run, first axis: sample")
     parser.add_argument("--outputs", type=Path, metavar="Y.npy", help="where to write their int8 outputs")
     parser.add_argument("--log", type=Path, metavar="FILE", help="read a device's serial log instead of an emulator")
+    parser.add_argument("--serial", metavar="PORT", help="listen to a board instead (extra serial), e.g. /dev/ttyACM0")
+    parser.add_argument("--baud", type=int, default=115200, metavar="N", help="with --serial (default: 115200)")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="N", help="how long to listen (default: 60)")
     parser.add_argument("--diff", nargs=2, type=Path, metavar=("A", "B"), help="compare the reports of two exports")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="PERCENT", help="with --diff: exit 5 if a figure of B grew by more than this"
+    )
     parser.add_argument("--pio", action="store_true", help="build with `pio run` instead of the compiler directly")
     parser.add_argument("--require-run", action="store_true", help="exit 6 if the board cannot be run here")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -155,24 +159,29 @@ def check_main(arguments: Sequence[str] | None = None) -> None:
     if (options.inputs is None) != (options.outputs is None):
         parser.error("--inputs and --outputs go together")
     running = [name for name in ("inputs", "outputs", "pio", "require_run") if getattr(options, name)]
-    if running and (options.log or options.diff):
-        parser.error(f"--{running[0].replace('_', '-')} is for running a firmware: leave out --log and --diff")
-    if options.log and options.diff:
-        parser.error("give --log or --diff, not both")
+    instead = [name for name in ("log", "serial", "diff") if getattr(options, name)]
+    if running and instead:
+        parser.error(f"--{running[0].replace('_', '-')} is for running a firmware: leave out --{instead[0]}")
+    if len(instead) > 1:
+        parser.error(f"give --{instead[0]} or --{instead[1]}, not both")
+    if options.tolerance is not None and not options.diff:
+        parser.error("--tolerance is for --diff A B")
+    if options.tolerance is not None and not options.tolerance >= 0:
+        parser.error(f"--tolerance {options.tolerance:g}: give a number of per cent from 0 on")
     sys.exit(run_command(lambda: _check(options)))
 
 
 def _check(options: argparse.Namespace) -> int:
-    from .board.compare import check_folder, diff_text
-
     if options.diff:
-        sys.stdout.write(diff_text(*options.diff, as_json=options.json))
-        return 0
+        return _diff(options)
+    from .board.compare import Serial, check_folder
+
     result = check_folder(
         options.folder,
         inputs=options.inputs,
         outputs=options.outputs,
         log=options.log,
+        serial=Serial(options.serial, options.baud, options.seconds) if options.serial else None,
         use_pio=options.pio,
         require_run=options.require_run,
     )
@@ -182,6 +191,19 @@ def _check(options: argparse.Namespace) -> int:
     if result.problems:
         return DIFFERS
     return 0 if result.report.fits else OVER_BUDGET
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from .board.diff import diff_folders, diff_json, diff_text
+
+    diff = diff_folders(*options.diff)
+    sys.stdout.write(diff_json(diff) if options.json else diff_text(diff))
+    problems = () if options.tolerance is None else diff.grown_beyond(options.tolerance)
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    if options.tolerance is not None and not diff.fits[1]:
+        return OVER_BUDGET
+    return DIFFERS if problems else 0
 
 
 def devices_main(arguments: Sequence[str] | None = None) -> None:

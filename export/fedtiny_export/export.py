@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from .atomic import atomic_folder, write_atomically
 from .board.budget import Report, make_report
 from .board.devices import OWN_BOARD, Device
+from .board.page import html_text
 from .board.project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
-from .board.render import html_text, plain_text
+from .board.render import plain_text
 from .errors import FedtinyError, UsageError
 from .ftm.code_sizes import load_code_sizes
 from .ftm.file import Ftm, write_ftm

@@ -28,9 +28,10 @@ from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
 from .devices import Device, Memory, all_devices, next_board_up
+from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
-SCHEMA = 2
-PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
+SCHEMA = 3
+MEASURED_RUN = "measured-run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Report:
     model: ModelFacts
     figures: tuple[Figure, ...]
     layers: tuple[Layer, ...]
-    ledger: tuple[tuple[str, int], ...]
+    ledger: tuple[Row, ...]
     arena: tuple[ArenaBuffer, ...]
     arena_lower_bound: int
     advice: tuple[str, ...]
@@ -124,11 +125,12 @@ class Report:
         """The text of `report.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
-    def with_measured(self, figures: Iterable[Figure], run: dict[str, str]) -> Report:
-        """Put measured figures beside the planned ones; those of an earlier check give way."""
+    def with_measured(self, figures: Iterable[Figure], run: dict[str, str], rows: Iterable[Row] = ()) -> Report:
+        """Put measured figures and rows beside the planned ones; those of an earlier check give way."""
         kept = tuple(figure for figure in self.figures if figure.source == PLANNED)
         every = kept + tuple(figures)
-        return replace(self, figures=every, fits=all(f.over == 0 for f in every), run=run)
+        ledger = (*(row for row in self.ledger if row.source == PLANNED), *rows)
+        return replace(self, figures=every, fits=all(f.over == 0 for f in every), run=run, ledger=ledger)
 
 
 def read_report(text: str, where: str) -> Report:
@@ -195,7 +197,7 @@ def make_report(
         model=model_facts(whole, layers),
         figures=figures,
         layers=layers,
-        ledger=ftm.ledger,
+        ledger=_planned_ledger(device, ftm, tables, figures),
         arena=tuple(
             ArenaBuffer(b.name, offset, b.size, b.first, b.last, b.scratch)
             for b, offset in zip(ftm.plan.buffers, ftm.plan.offsets, strict=True)
@@ -204,6 +206,25 @@ def make_report(
         advice=_advice(device, figures, ftm, graph, tables),
         notes=_notes(device, sizes, board),
     )
+
+
+def _planned_ledger(device: Device, ftm: Ftm, tables: Mapping[str, int], figures: Sequence[Figure]) -> tuple[Row, ...]:
+    """Rows that add up to every planned figure of flash and RAM that is known."""
+    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    known = {figure.name: figure.value or 0 for figure in figures}
+    rows = list(model_rows(ftm.ledger))
+    if sizes is not None:
+        rows += [
+            planned_row("flash.code", RUNTIME, name, size) for name, size in sizes.runtime_parts(ftm.kernels).items()
+        ]
+        rows.append(planned_row("flash.code", BOARD, "start-up, main and report", board.code if board else 0))
+    rows += [planned_row(f"flash.{name}", TABLES, name, size) for name, size in tables.items()]
+    rows.append(planned_row("flash.sdk", "SDK", "as its source says", known.get("flash.sdk", 0)))
+    rows.append(planned_row("ram.arena", "model", "activations and scratch", known["ram.arena"]))
+    rows.append(planned_row("ram.static", BOARD, "variables", board.static if board else 0))
+    rows.append(planned_row("ram.static", "SDK", "as its source says", device.reserve.sdk_ram_bytes or 0))
+    rows.append(planned_row("ram.stack_reserved", BOARD, "stack", known["ram.stack_reserved"]))
+    return merged(rows)
 
 
 def accuracy_fields(accuracy: Accuracy | None) -> dict[str, float | int | None]:

@@ -318,8 +318,8 @@ def _keys(cls: type[Any]) -> set[str]:
 
 def _checked(cls: type[Any], table: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     """The keys and types of a table, against the dataclass that declares them."""
-    for key in table:
-        _need(key in known, key, f"unknown key{nearest(key, sorted(known))}", _one_of(sorted(known)))
+    for key in table.keys() - known:
+        _need(False, key, f"unknown key{nearest(key, sorted(known))}", _one_of(sorted(known)))
     values: dict[str, Any] = {}
     for item in fields(cls):
         if item.name in table:

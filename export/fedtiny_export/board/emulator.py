@@ -114,7 +114,8 @@ def _compile(folder: Path, settings: BuildSettings, target: Path) -> list[Path]:
 
     def compile_one(numbered: tuple[int, Path]) -> Path:
         index, source = numbered
-        built = target / f"{index}-{source.stem}.o"
+        built = target / _place(folder, source) / f"{index}-{source.stem}.o"
+        built.parent.mkdir(exist_ok=True)
         plain_c = source.suffix == ".c"
         compiler = find_tool(f"{settings.toolchain}{'gcc' if plain_c else 'g++'}")
         language = settings.c_flags if plain_c else settings.cxx_flags
@@ -123,6 +124,11 @@ def _compile(folder: Path, settings: BuildSettings, target: Path) -> list[Path]:
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(compile_one, enumerate(sources)))
+
+
+def _place(folder: Path, source: Path) -> str:
+    """Whose a source is, as the linker's map shall show it: the names that PlatformIO uses."""
+    return {"src": "src", "platforms": "support"}.get(source.relative_to(folder).parts[0], "fedtiny")
 
 
 def _sources(folder: Path) -> list[Path]:

@@ -21,9 +21,10 @@ from ..ftm.fitting import MADE_UP
 from ..graph.ir import Graph
 from ..graph.reduce import reduce_graph
 from ..source import read_source
-from .budget import PLANNED, Figure, board_sizes, plan_figures
+from .budget import Figure, board_sizes, plan_figures
 from .compare import load_report
 from .devices import Device, all_devices
+from .ledger import PLANNED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

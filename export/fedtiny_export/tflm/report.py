@@ -10,7 +10,6 @@ import numpy as np
 
 from ..board.budget import (
     MEASURED_RUN,
-    PLANNED,
     SCHEMA,
     ArenaBuffer,
     Figure,
@@ -21,6 +20,7 @@ from ..board.budget import (
     other_boards,
 )
 from ..board.devices import Device
+from ..board.ledger import PLANNED, planned_row
 from ..ftm.cost import nominal_macs
 from ..ftm.plan import activation_plan
 from ..graph.evaluate import Accuracy
@@ -66,7 +66,7 @@ def make_tflm_report(
         model=model_facts(whole, layers),
         figures=figures,
         layers=layers,
-        ledger=(("model.tflite", model_bytes),),
+        ledger=(planned_row("flash.model", "model.tflite", "file", model_bytes),),
         arena=tuple(
             ArenaBuffer(b.name, offset, b.size, b.first, b.last, b.scratch)
             for b, offset in zip(plan.buffers, plan.offsets, strict=True)
