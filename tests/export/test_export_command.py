@@ -114,7 +114,7 @@ def test_a_model_that_is_too_big_exits_3_and_says_what_would_help(tmp_path, caps
     assert "bytes too many" in said.err
     assert "dram0" in said.err
     assert "the arena peaks at operator" in said.err
-    assert "boards it fits:" in said.err
+    assert "the next board up: " in said.err
     assert "does NOT fit esp8266" in said.out
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert report["fits"] is False
