@@ -17,8 +17,9 @@ from .atomic import atomic_folder, write_atomically
 from .board.budget import Report, make_report
 from .board.devices import Device
 from .board.page import html_text
-from .board.project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
+from .board.project import USER_FILES, Artifacts, Port, label_bytes, write_project
 from .board.render import plain_text
+from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
 from .ftm.code_sizes import load_code_sizes
 from .ftm.file import Ftm, write_ftm
@@ -232,6 +233,7 @@ def make_artifacts(
 ) -> Artifacts:
     """What a firmware project is made of."""
     count = golden_inputs.shape[0]
+    given, made = golden_inputs[0].size, golden_outputs[0].size
     return Artifacts(
         ftm=ftm.data,
         tflite=tflite,
@@ -243,6 +245,7 @@ def make_artifacts(
         normalization="inside the network: give the sensor's own values",
         golden_inputs=golden_inputs.reshape(count, -1),
         golden_outputs=golden_outputs.reshape(count, -1),
+        steps=golden_steps(ftm.plan, golden_inputs[: selftest_vectors(given, made, count)]),
     )
 
 

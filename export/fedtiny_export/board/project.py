@@ -23,12 +23,11 @@ from ..errors import FedtinyError
 from ..ftm import abi
 from ..ftm.abi import Kernel
 from .devices import Device
+from .selftest import Step, c_words, golden_names
 
 USER_FILES = ("src", "platformio.ini", "zephyr")  # written once, then the user's
 GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator")
 SUPPORT = "platforms/fedtiny_emulator/support"
-SELFTEST_LIMIT_BYTES = 4096  # flash that the self-test's vectors may take, once there is one vector
-SELFTEST_VECTORS = 4
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
 
 COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
@@ -74,6 +73,7 @@ class Artifacts:
     normalization: str
     golden_inputs: NDArray[np.int8]
     golden_outputs: NDArray[np.int8]
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.golden_inputs.shape[0]
@@ -142,18 +142,6 @@ def _word_flash_flags(device: Device) -> tuple[str, ...]:
     return ("-DFT_MODEL_WORDS_ONLY=1",) if device.cpu in WORD_FLASH_CPUS else ()
 
 
-def selftest_vectors(input_bytes: int, output_bytes: int, available: int) -> int:
-    """How many golden vectors go into the firmware."""
-    each = 4 * (_words(input_bytes) + _words(output_bytes))
-    return max(1, min(SELFTEST_VECTORS, available, SELFTEST_LIMIT_BYTES // each))
-
-
-def selftest_bytes(input_bytes: int, output_bytes: int, available: int) -> int:
-    """Flash that the self-test's vectors take."""
-    each = 4 * (_words(input_bytes) + _words(output_bytes))
-    return each * selftest_vectors(input_bytes, output_bytes, available)
-
-
 def label_bytes(labels: Iterable[str]) -> int:
     """Flash that the labels take: whole words, which is how the linker scripts place them."""
     return len(_label_text(labels))
@@ -215,7 +203,9 @@ def _layers(device: Device) -> tuple[str, ...]:
     known = sorted(path.parent.name for path in templates.glob("*/platformio.ini.in") if path.parent.name != "emulated")
     if framework not in known:
         raise FedtinyError(f"{device.id}: no template for framework {framework}; there are {', '.join(known)}")
-    return ("common", framework, *(("word_flash",) if device.cpu in WORD_FLASH_CPUS else ()))
+    more = ["word_flash"] if device.cpu in WORD_FLASH_CPUS else []
+    more += ["esp32"] if framework == "arduino" and device.platformio.platform.startswith("espressif32") else []
+    return ("common", framework, *more)
 
 
 def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -258,36 +248,11 @@ def _model_names(artifacts: Artifacts) -> dict[str, str]:
         "output_scale": _c_float(made.scale),
         "output_zero_point": str(made.zero_point),
         "label_count": str(len(artifacts.labels)),
-        "model_words": _c_words(artifacts.ftm),
+        "model_words": c_words(artifacts.ftm),
         "label_text": _c_labels(artifacts.labels),
         "kernel_rows": _kernel_rows(artifacts.kernels),
-        **_golden_names(artifacts),
+        **golden_names(artifacts.golden_inputs, artifacts.golden_outputs, artifacts.steps),
     }
-
-
-def _golden_names(artifacts: Artifacts) -> dict[str, str]:
-    given, made = artifacts.input.elements, artifacts.output.elements
-    count = selftest_vectors(given, made, artifacts.golden_inputs.shape[0])
-    return {
-        "vectors": str(count),
-        "vector_input_words": str(_words(given)),
-        "vector_output_words": str(_words(made)),
-        "golden_inputs": _c_words(_padded_rows(artifacts.golden_inputs[:count])),
-        "golden_outputs": _c_words(_padded_rows(artifacts.golden_outputs[:count])),
-    }
-
-
-def _words(size: int) -> int:
-    return (size + 3) // 4
-
-
-def _padded_rows(rows: NDArray[np.int8]) -> bytes:
-    return b"".join(row.tobytes() + bytes(-row.size % 4) for row in rows)
-
-
-def _c_words(data: bytes) -> str:
-    words = [f"0x{word:08X}u" for word in np.frombuffer(data, "<u4").tolist()]
-    return "\n".join("    " + ", ".join(words[at : at + 8]) + "," for at in range(0, len(words), 8))
 
 
 def _c_float(value: float) -> str:

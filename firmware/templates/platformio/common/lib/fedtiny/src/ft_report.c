@@ -89,6 +89,27 @@ void ft_report_write(ft_put_t put, const ft_report_t *report, const ft_selftest_
     put('\n');
 }
 
+static const char *reason(ft_status_t status) {
+    switch (status) {
+    case FT_ERROR_TRUNCATED: return "it is cut off";
+    case FT_ERROR_MAGIC: return "it is no .ftm file";
+    case FT_ERROR_VERSION: return "it was made for another version of the runtime";
+    case FT_ERROR_CHECKSUM: return "it is damaged, its checksum is wrong";
+    case FT_ERROR_FORMAT: return "it breaks the format";
+    case FT_ERROR_KERNEL: return "it needs a kernel that this firmware lacks";
+    case FT_ERROR_ARENA: return "it needs a larger arena";
+    default: return "its address is not a multiple of four";
+    }
+}
+
+void ft_report_refusal(ft_put_t put, ft_status_t status) {
+    ft_put_text(put, "the model was refused: ");
+    ft_put_text(put, reason(status));
+    ft_put_text(put, " (status ");
+    ft_put_int(put, status);
+    ft_put_text(put, ")\n");
+}
+
 void ft_report_answer(ft_put_t put, const int8_t *output) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < FT_MODEL_OUTPUT_BYTES; i++) {
