@@ -17,7 +17,7 @@ from .atomic import atomic_folder, write_atomically
 from .board.budget import Report, make_report
 from .board.devices import Device
 from .board.page import html_text
-from .board.project import USER_FILES, Artifacts, Port, label_bytes, write_project
+from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
 from .board.render import plain_text
 from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
@@ -180,19 +180,23 @@ def _port(graph: Graph, name: str) -> Port:
     return Port(shape=tensor.image, scale=tensor.quant.scale, zero_point=tensor.quant.zero_point)
 
 
-def write_export(target: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
-    """Write the export folder, or renew one that fedtiny-export wrote before."""
+def write_export(
+    target: Path, exported: Exported, device: Device, labels: tuple[str, ...], kind: str = PLATFORMIO
+) -> None:
+    """Write the export folder, or renew one that fedtiny-export wrote before; `kind` of firmware project."""
     new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not new:
         _check_target(target, device, exported.report.runtime)
+        if exported.ftm is not None and kind_of(target) != kind:
+            raise FedtinyError(f"{target} holds a {kind_of(target)} project with files of yours: choose another --out")
     else:
         with atomic_folder(target) as draft:
-            _fill(draft, exported, device, labels)
+            _fill(draft, exported, device, labels, kind)
         return
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         draft = Path(name) / "new"
         draft.mkdir()
-        _fill(draft, exported, device, labels)
+        _fill(draft, exported, device, labels, kind)
         _renew(target, draft, Path(name) / "old")
 
 
@@ -208,7 +212,7 @@ def _check_target(target: Path, device: Device, runtime: str) -> None:
         raise FedtinyError(f"{target} holds an export for the runtime {before.get('runtime')}: choose another --out")
 
 
-def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
+def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...], kind: str) -> None:
     golden = io.BytesIO()
     np.savez(golden, inputs=exported.golden_inputs, outputs=exported.golden_outputs)
     (folder / "golden.npz").write_bytes(golden.getvalue())
@@ -216,7 +220,7 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
     if exported.ftm is not None:
         (folder / "model.ftm").write_bytes(exported.ftm.data)
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
-        write_project(folder, device, make_artifacts(*parts, labels))
+        write_project(folder, device, make_artifacts(*parts, labels), kind)
     else:
         for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
             (folder / name).write_bytes(content)

@@ -25,8 +25,11 @@ from ..ftm.abi import Kernel
 from .devices import Device
 from .selftest import Step, c_words, golden_names
 
-USER_FILES = ("src", "platformio.ini", "zephyr")  # written once, then the user's
-GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator")
+PLATFORMIO, PLAIN = "platformio", "plain"
+PROJECTS = (PLATFORMIO, PLAIN)
+LIBRARY, PLAIN_LIBRARY = PurePosixPath("lib/fedtiny"), PurePosixPath("fedtiny")
+USER_FILES = ("src", "platformio.ini", "zephyr", "app")  # written once, then the user's
+GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator", "fedtiny")
 SUPPORT = "platforms/fedtiny_emulator/support"
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
 
@@ -147,13 +150,14 @@ def label_bytes(labels: Iterable[str]) -> int:
     return len(_label_text(labels))
 
 
-def write_project(folder: Path, device: Device, artifacts: Artifacts) -> None:
+def write_project(folder: Path, device: Device, artifacts: Artifacts, kind: str = PLATFORMIO) -> None:
     """Write a project into `folder`, which exists; in one that holds a project, renew what is generated."""
     keep = {name for name in USER_FILES if (folder / name).exists()}
     for name in GENERATED_FOLDERS:
         if (folder / name).exists():
             shutil.rmtree(folder / name)
-    for path, content in project_files(device, artifacts).items():
+    files = plain_files(device, artifacts) if kind == PLAIN else project_files(device, artifacts)
+    for path, content in files.items():
         if path.parts[0] in keep:
             continue
         target = folder / path
@@ -161,18 +165,36 @@ def write_project(folder: Path, device: Device, artifacts: Artifacts) -> None:
         target.write_bytes(content)
 
 
-def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
-    """Every file of a project with its bytes; the same arguments give the same bytes."""
-    firmware = asset_root() / "firmware"
-    library = PurePosixPath("lib/fedtiny")
+def kind_of(folder: Path) -> str:
+    """Which kind of project an export folder holds."""
+    return PLAIN if (folder / PLAIN_LIBRARY).is_dir() else PLATFORMIO
+
+
+def plain_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
+    """The runtime, the model and an application as C files for any build system."""
     names = {**_board_names(device), **_model_names(artifacts)}
-    files = {path: _fill(template, names) for path, template in _templates(device)}
-    for path, content in _files(firmware / "include"):
-        files[library / "include" / path] = content
-    for path, content in _files(firmware / "src"):
-        if path.name != "ft_kernels_all.c":
-            files[library / "src" / path] = content
-    files[library / "library.json"] = _library_json(firmware / "library.json", device)
+    found = {path: _fill(template, names) for path, template in _templates(("common", "plain"))}
+    found.update(_runtime_files())
+    return {
+        PLAIN_LIBRARY / path.relative_to(LIBRARY) if path.is_relative_to(LIBRARY) else path: content
+        for path, content in found.items()
+        if path.parts[0] != "include"
+    }
+
+
+def _runtime_files() -> Iterator[tuple[PurePosixPath, bytes]]:
+    for part in ("include", "src"):
+        for path, content in _files(asset_root() / "firmware" / part):
+            if path.name != "ft_kernels_all.c":
+                yield LIBRARY / part / path, content
+
+
+def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
+    """Every file of a PlatformIO project with its bytes; the same arguments give the same bytes."""
+    names = {**_board_names(device), **_model_names(artifacts)}
+    files = {path: _fill(template, names) for path, template in _templates(_layers(device))}
+    files.update(_runtime_files())
+    files[LIBRARY / "library.json"] = _library_json(asset_root() / "firmware" / "library.json", device)
     files.update(_emulator_files(device) if device.emulator is not None else {})
     return files
 
@@ -180,15 +202,16 @@ def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, b
 def changed_user_files(folder: Path, device: Device) -> list[str]:
     """The user's files of a project that are no longer, or not yet, as an export writes them."""
     names = _board_names(device)
-    written = {path: _fill(text, names) for path, text in _templates(device) if path.parts[0] in USER_FILES}
+    every = _templates(_layers(device))
+    written = {path: _fill(text, names) for path, text in every if path.parts[0] in USER_FILES}
     there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
     found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
     return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
 
 
-def _templates(device: Device) -> Iterator[tuple[PurePosixPath, str | bytes]]:
-    """Every file of the board's layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
-    for layer in _layers(device):
+def _templates(layers: Iterable[str]) -> Iterator[tuple[PurePosixPath, str | bytes]]:
+    """Every file of these layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
+    for layer in layers:
         for path, content in _files(asset_root() / "firmware" / "templates" / "platformio" / layer):
             yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
 

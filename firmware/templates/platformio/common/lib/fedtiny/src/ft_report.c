@@ -89,22 +89,17 @@ void ft_report_write(ft_put_t put, const ft_report_t *report, const ft_selftest_
     put('\n');
 }
 
-static const char *reason(ft_status_t status) {
-    switch (status) {
-    case FT_ERROR_TRUNCATED: return "it is cut off";
-    case FT_ERROR_MAGIC: return "it is no .ftm file";
-    case FT_ERROR_VERSION: return "it was made for another version of the runtime";
-    case FT_ERROR_CHECKSUM: return "it is damaged, its checksum is wrong";
-    case FT_ERROR_FORMAT: return "it breaks the format";
-    case FT_ERROR_KERNEL: return "it needs a kernel that this firmware lacks";
-    case FT_ERROR_ARENA: return "it needs a larger arena";
-    default: return "its address is not a multiple of four";
-    }
-}
+/* Why, by status from -1 on, each ended by 0. */
+static const char reasons[] =
+    "misaligned\0cut off\0not a model\0other version\0damaged\0bad format\0kernel missing\0arena too small";
 
 void ft_report_refusal(ft_put_t put, ft_status_t status) {
+    const char *reason = reasons;
+    for (int other = -1; other > status && reason < reasons + sizeof reasons - 1; reason++) {
+        if (*reason == '\0') other--;
+    }
     ft_put_text(put, "the model was refused: ");
-    ft_put_text(put, reason(status));
+    ft_put_text(put, reason);
     ft_put_text(put, " (status ");
     ft_put_int(put, status);
     ft_put_text(put, ")\n");
