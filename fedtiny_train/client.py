@@ -21,7 +21,7 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from fedtiny_train import calibrate, models, wire
+from fedtiny_train import calibrate, models, qat, wire
 from fedtiny_train.data import Shard
 from fedtiny_train.engine import Order, Reply
 from fedtiny_train.habits import Habit, Lesson, habits
@@ -98,11 +98,13 @@ def fit(
     lr: float,
     local: LocalSpec,
     numbers: Mapping[str, float] | None = None,
+    ranges: calibrate.Doubles | None = None,
 ) -> tuple[float, Lesson, list[Habit]]:
     """Train in place with SGD over a schedule of batches; masked weights are zero after every step.
 
-    With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Returns the
-    mean loss, the lesson with its masks as they are at the end, and the habits that `numbers` asked for.
+    With a single sample a batch norm keeps its statistics, which a batch of one cannot renew. Given ranges of
+    the activations, all numbers are rounded as int8 would round them. Returns the mean loss, the lesson with its
+    masks as they are at the end, and the habits that `numbers` asked for.
     """
     if model.training != (training := renews(model, shard)):  # to walk all modules takes its time
         model.train(training)
@@ -115,13 +117,14 @@ def fit(
     parameters = list(model.parameters())
     velocity: list[Tensor | None] = [None] * len(parameters)
     x, y = models.layout(torch.from_numpy(shard.x)), moved(torch.from_numpy(shard.y))
+    compute = model if ranges is None else qat.network(model, ranges)
     losses = []
     for index, batch in enumerate(schedule):
         chosen = torch.from_numpy(batch)
         for parameter in parameters:
             parameter.grad = None
         with precision(local):
-            loss = F.cross_entropy(model(x[chosen]).float(), y[chosen])
+            loss = F.cross_entropy(compute(x[chosen]).float(), y[chosen])
         extra = [p for habit in added if (p := habit.penalty(index)) is not None]
         sum(extra, start=loss).backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
@@ -184,11 +187,12 @@ def train(request: Message, device: Device) -> Message:
     shard, local = device.shard, device.local
     state, masks = unpack(request)
     model = models.shared(local.model)
-    models.load(model, state | own_part(device), masks)
+    models.load(model, {n: a for n, a in state.items() if n != qat.RANGES} | own_part(device), masks)
     generator = rng(local.seed, "batches", int(request.numbers["round"]), shard.client)
     schedule = [b for _ in range(local.local_epochs) for b in batches(len(shard.y), local.batch, generator)]
     seed_dropout(generator)
-    loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers)
+    ranges = qat.asked(state)
+    loss, lesson, added = fit(model, shard, masks, schedule, request.numbers["lr"], local, request.numbers, ranges)
     numbers = {"samples": len(shard.y), "loss": loss}
     may_skip = bool(request.numbers.get("may_skip"))
     if may_skip and not loss < _last_upload(device):

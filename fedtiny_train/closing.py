@@ -16,7 +16,7 @@ from fedtiny_export.errors import FedtinyError
 from fedtiny_train import __version__, calibrate, cost, models, wire
 from fedtiny_train.liveness import dead_filters
 from fedtiny_train.methods import Orders
-from fedtiny_train.server import Check, State, evaluate, need, need_shapes
+from fedtiny_train.server import Answers, Check, State, evaluate, need, need_shapes
 from fedtiny_train.session import Run, Traffic
 from fedtiny_train.trace import norm_behind
 from fedtiny_train.wire import Message
@@ -63,9 +63,8 @@ def recalibrate(run: Run, state: State, traffic: Traffic) -> State:
 def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any]:
     """Return the content of ranges.json: first the clients' ranges, then histograms between these."""
     names = calibrate.tensor_names(models.shared(run.setting.spec))
-    request = state.message("ranges")
-    first = run.gather(traffic, request, _ranges_check(len(names)))
-    edges = calibrate.pool_ranges([m.array("ranges") for _, m in sorted(first.messages.items())])
+    request, first = ask_ranges(run, state, traffic)
+    edges = pooled_ranges(first)
     second = run.gather(
         traffic,
         Message("histograms", {}, {"ranges": edges}),
@@ -75,6 +74,18 @@ def activation_ranges(run: Run, state: State, traffic: Traffic) -> dict[str, Any
     )
     counts = sum(m.array("counts") for _, m in sorted(second.messages.items()))
     return calibrate.report(names, edges, np.asarray(counts))
+
+
+def ask_ranges(run: Run, state: State, traffic: Traffic) -> tuple[Message, Answers]:
+    """Ask all clients between which values their activations lie; return the request and what they answered."""
+    request = state.message("ranges")
+    rows = len(calibrate.tensor_names(models.shared(run.setting.spec)))
+    return request, run.gather(traffic, request, _ranges_check(rows))
+
+
+def pooled_ranges(answers: Answers) -> calibrate.Doubles:
+    """Return the range of every tensor over all who answered."""
+    return calibrate.pool_ranges([m.array("ranges") for _, m in sorted(answers.messages.items())])
 
 
 def _ranges_check(rows: int) -> Check:

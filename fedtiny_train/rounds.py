@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from fedtiny_export.errors import FedtinyError, UsageError
 
-from fedtiny_train import closing, cost, data, models, onnx_out, report, runfolder
+from fedtiny_train import closing, cost, data, models, onnx_out, qat, report, runfolder
 from fedtiny_train.client import LocalSpec, batches, development_count, fit, prepare_torch, seed_dropout
 from fedtiny_train.config import recorded
 from fedtiny_train.cost import DeviceCost
@@ -157,10 +157,11 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     Without a quorum the state stays too, and what the clients noted for themselves with it.
     """
     options = run.config.server
-    numbers = {"round": float(number), "lr": lr} | orders.request()
     invited = taking_part(run, number)
     check = update_check(state, orders.top, orders.own_masks, orders.may_skip)
-    request = replace(state.message("train", numbers), bits=orders.bits)
+    block = run.config.pruning.prune_block
+    numbers = {"round": float(number), "lr": lr} | ({"block": float(block)} if block > 1 and orders.top else {})
+    request = _request(state, numbers | orders.request(), orders.bits)
     answers = run.ask(traffic, request, check, invited, own=state.own)
     lack = answers.lack(options.quorum)
     line: Line = {
@@ -177,6 +178,13 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     mean = combined(used, list(state.tensors), options.aggregate)
     after = replace(state, tensors=state.tensors | mean, own={**state.own, **answers.own})
     return Outcome(number, state, after, used, combined_top(used, list(orders.top), options.aggregate), orders), line
+
+
+def _request(state: State, numbers: dict[str, float], bits: int) -> Message:
+    """Return what a round's clients are sent; in the last rounds of QAT with the ranges to round between."""
+    message = replace(state.message("train", numbers), bits=bits)
+    ranges = state.memory.get("int8_ranges")
+    return message if ranges is None else replace(message, tensors={**message.tensors, qat.RANGES: np.array(ranges)})
 
 
 def _contribution(client: int, message: Message, state: State) -> Line:
@@ -200,6 +208,10 @@ def train_round(run: Run, state: State, number: int, missed: int = 0, in_a_row: 
     the schedules of the learning rate and of the method go on where they were.
     """
     chosen, traffic, step = method(run.config.train.method), Traffic(number), number - missed
+    options = run.config.train
+    if step >= qat.first_round(options.rounds, options.qat, options.qat_rounds) and "int8_ranges" not in state.memory:
+        found = closing.pooled_ranges(closing.ask_ranges(run, state, traffic)[1])
+        state = replace(state, memory={**state.memory, "int8_ranges": found.tolist()})
     orders = chosen.orders(run.setting, state, step)
     outcome, parts = one_round(run, state, number, orders, traffic, learning_rate(run.config, step))
     if parts["counted"]:

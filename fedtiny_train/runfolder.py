@@ -230,6 +230,10 @@ def _check_memory(memory: Any) -> None:
         raise TypeError("its memory has no normalisation")
     if not _are_numbers([norm.get(key) for key in ("mean", "std", "min", "max")]):
         raise ValueError("its normalisation is not finite")
+    if (ranges := memory.get("int8_ranges")) is not None:
+        ends = np.array(ranges, dtype=np.float64)
+        if ends.ndim != 2 or ends.shape[1] != 2 or not np.isfinite(ends).all() or (ends[:, 0] > ends[:, 1]).any():
+            raise TypeError("its memory's int8 ranges are none")
     if type(memory.get("gate_client", 0)) is not int:
         raise ValueError("its gate_client is no number of a client")
     if (verdict := memory.get("selection")) is not None:

@@ -21,6 +21,7 @@ SHARED = {
     "fedtiny_export.atomic",
     "fedtiny_export.untrusted",
     "fedtiny_export.ftm.fitting",
+    "fedtiny_export.quant.scales",
 }
 
 

@@ -46,7 +46,9 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         help="run folder, model.onnx or int8 model.tflite (default: the newest run in runs/)",
     )
-    parser.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards", required=True)
+    board = parser.add_mutually_exclusive_group(required=True)
+    board.add_argument("--target", metavar="BOARD", help="board id, or `list` to list the boards")
+    board.add_argument("--board", type=Path, metavar="FILE.toml", help="a board file of your own, like devices/*.toml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="export folder (default: build/<board>)")
     parser.add_argument(
         "--runtime",
@@ -91,9 +93,11 @@ def _add_quantising(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from .board.devices import devices_command, load_device
+    from .board.devices import load_device, load_device_file
 
     if options.target == "list":
+        from .board.listing import devices_command
+
         return devices_command(None, options.json)
     if options.explain and options.converter == "tensorflow":
         raise UsageError("--explain is for our own converter: leave out --converter")
@@ -101,7 +105,8 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     if options.project == "plain" and options.runtime != "ft":
         raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes C files anyway")
-    device = load_device(options.target)
+    own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
+    device = load_device(options.target) if own_board is None else load_device_file(own_board)
     from .export import make_export, write_export
     from .quant.calibration import read_choice
     from .source import Wishes, newest_run, read_source
@@ -118,7 +123,7 @@ def _export(options: argparse.Namespace) -> int:
         converter=options.converter,
     )
     target = options.out or Path("build") / (device.id + ("-plain" if options.project == "plain" else ""))
-    write_export(target, exported, device, source.labels, options.project)
+    write_export(target, exported, device, source.labels, options.project, own_board)
     _print_report(exported.report, options.json)
     print(f"written to {target}", file=sys.stderr)
     for line in (*exported.report.advice, *exported.report.gates):
@@ -212,12 +217,31 @@ def devices_main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of fedtiny-devices."""
     parser = _parser(
         "fedtiny-devices",
-        "List the boards, or show one board's memory regions and where each number comes from.",
-        "fedtiny-devices esp32",
+        "List the boards, show one board's memory regions and where each number comes from, or rank all by a model.",
+        "fedtiny-devices --fits runs/first",
     )
     parser.add_argument("board", nargs="?", help="board id or PlatformIO id")
+    parser.add_argument(
+        "--fits",
+        type=Path,
+        metavar="MODEL",
+        help="rank the boards by how this model fits: a run or export folder, a .onnx or an int8 .tflite file",
+    )
+    parser.add_argument("--calibration", type=Path, metavar="FILE.npz", help="inputs `x`, for a .onnx without ranges")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of boards, or one board")
     options = parser.parse_args(arguments)
-    from .board.devices import devices_command
+    if options.board is not None and options.fits is not None:
+        parser.error("give a board, or --fits MODEL")
+    if options.calibration is not None and options.fits is None:
+        parser.error("--calibration is for --fits MODEL")
+    sys.exit(run_command(lambda: _devices(options)))
 
-    sys.exit(run_command(lambda: devices_command(options.board, options.json)))
+
+def _devices(options: argparse.Namespace) -> int:
+    if options.fits is not None:
+        from .board.fits import fits_command
+
+        return fits_command(options.fits, options.calibration, options.json)
+    from .board.listing import devices_command
+
+    return devices_command(options.board, options.json)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
 from .board.budget import Report, make_report
-from .board.devices import Device
+from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
 from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
 from .board.render import plain_text
@@ -84,11 +84,7 @@ def make_export(
     labelled = source.samples is not None and source.samples.y is not None
     exact = None if source.is_int8 else source.graph
     measured = accuracy(exact, graph, source.samples) if labelled and source.samples else None
-    data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
-    tables = {
-        "selftest": selftest_bytes(data, result, inputs.shape[0]),
-        "labels": label_bytes(source.labels),
-    }
+    tables = table_bytes(source, graph)
     arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
         facts = (device, whole, graph, len(tflite), source.name, measured)
@@ -162,6 +158,13 @@ def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
     return np.concatenate([to_int8(graph, source.samples.x[:GOLDEN_SAMPLES]), noise])
 
 
+def table_bytes(source: Source, graph: Graph) -> dict[str, int]:
+    """Flash that a project takes beside model and code: the self-test's vectors and the labels."""
+    data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
+    shown = 0 if source.samples is None else min(GOLDEN_SAMPLES, source.samples.x.shape[0])
+    return {"selftest": selftest_bytes(data, result, GOLDEN_RANDOM + shown), "labels": label_bytes(source.labels)}
+
+
 def _refuse_constant(graph: Graph) -> None:
     """Sixteen random inputs, one at a time: a large image would take gigabytes all at once."""
     shape, random = graph.tensors[graph.input].shape, np.random.default_rng(1)
@@ -181,26 +184,34 @@ def _port(graph: Graph, name: str) -> Port:
 
 
 def write_export(
-    target: Path, exported: Exported, device: Device, labels: tuple[str, ...], kind: str = PLATFORMIO
+    target: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str = PLATFORMIO,
+    own_board: Path | None = None,
 ) -> None:
-    """Write the export folder, or renew one that fedtiny-export wrote before; `kind` of firmware project."""
+    """Write the export folder, or renew one that fedtiny-export wrote before; `kind` of firmware project.
+
+    `own_board` is the file of a board that is the user's own; the export carries it, so that it can be checked.
+    """
     new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not new:
-        _check_target(target, device, exported.report.runtime)
+        _check_target(target, device, exported.report.runtime, own_board)
         if exported.ftm is not None and kind_of(target) != kind:
             raise FedtinyError(f"{target} holds a {kind_of(target)} project with files of yours: choose another --out")
     else:
         with atomic_folder(target) as draft:
-            _fill(draft, exported, device, labels, kind)
+            _fill(draft, exported, device, labels, kind, own_board)
         return
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         draft = Path(name) / "new"
         draft.mkdir()
-        _fill(draft, exported, device, labels, kind)
+        _fill(draft, exported, device, labels, kind, own_board)
         _renew(target, draft, Path(name) / "old")
 
 
-def _check_target(target: Path, device: Device, runtime: str) -> None:
+def _check_target(target: Path, device: Device, runtime: str, own_board: Path | None) -> None:
     """Only an export for the same board is renewed: the user's files in it are written for that board."""
     if not (target / "report.json").is_file():
         raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
@@ -208,11 +219,23 @@ def _check_target(target: Path, device: Device, runtime: str) -> None:
     board = before.get("board")
     if board != device.id:
         raise FedtinyError(f"{target} holds an export for {board}, with files of yours for it: choose another --out")
+    if (target / OWN_BOARD).exists() != (own_board is not None):
+        whose = "a board file" if own_board is None else "the board of that name that comes with fedtiny"
+        raise FedtinyError(f"{target} holds an export for {whose}, not for this one: choose another --out")
     if before.get("runtime") != runtime:
         raise FedtinyError(f"{target} holds an export for the runtime {before.get('runtime')}: choose another --out")
 
 
-def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...], kind: str) -> None:
+def _fill(
+    folder: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str,
+    own_board: Path | None,
+) -> None:
+    if own_board is not None:
+        (folder / OWN_BOARD).write_bytes(own_board.read_bytes())
     golden = io.BytesIO()
     np.savez(golden, inputs=exported.golden_inputs, outputs=exported.golden_outputs)
     (folder / "golden.npz").write_bytes(golden.getvalue())

@@ -60,8 +60,15 @@ def newest_run(folder: Path = Path("runs")) -> Path:
     return max(finished, key=lambda path: ((path / "summary.json").stat().st_mtime, path.name))
 
 
-def read_source(given: Path, *, calibration: Path | None, evaluation: Path | None, wishes: Wishes = PLAIN) -> Source:
-    """Read a run folder or a model file."""
+def read_source(
+    given: Path,
+    *,
+    calibration: Path | None,
+    evaluation: Path | None,
+    wishes: Wishes = PLAIN,
+    ranges: tuple[float, float] | None = None,
+) -> Source:
+    """Read a run folder or a model file. `ranges`, if given, stand for every tensor's: to plan sizes, not to export."""
     if not given.exists():
         raise FedtinyError(f"{given}: no such file or folder")
     model = given / "model.onnx" if given.is_dir() else given
@@ -85,8 +92,11 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     elif given.is_dir() and samples_file.is_file():
         samples = read_samples(samples_file, graph)
     _check_label_range(graph, samples)
-    ranges = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
-    return Source(given.name or "model", graph, ranges, samples, _labels(given, graph), shown, wishes)
+    if ranges is not None:
+        made: Mapping[str, tuple[float, float]] = dict.fromkeys(graph.tensors, ranges)
+    else:
+        made = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
+    return Source(given.name or "model", graph, made, samples, _labels(given, graph), shown, wishes)
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import FedtinyError
 from ..ftm import sparse
-from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes
+from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
 from ..ftm.file import Ftm, kernels_for
 from ..ftm.layout import Buffer
@@ -27,7 +27,7 @@ from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
-from .devices import Device, Memory, all_devices
+from .devices import Device, Memory, all_devices, next_board_up
 from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
 SCHEMA = 3
@@ -183,7 +183,7 @@ def make_report(
 
     `whole` is the network before reduction. `tables`: bytes of the project's self-test vectors and labels.
     """
-    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    sizes, board = load_code_sizes(device.cpu), board_sizes(device)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
     figures = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
     return Report(
@@ -274,7 +274,7 @@ def _encoding_name(kernel: str) -> str:
 
 def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructions: int | None) -> tuple[Figure, ...]:
     """Flash and RAM by region. What the SDK takes is counted where the board table has a source for it."""
-    sizes, board, model_bytes = load_code_sizes(device.cpu), load_board_sizes(device.id), len(ftm.data)
+    sizes, board, model_bytes = load_code_sizes(device.cpu), board_sizes(device), len(ftm.data)
     code_in, model_in = device.region_for("code"), device.region_for("model")
     arena_in, stack_in = device.region_for("arena"), device.region_for("stack")
     reserve, arena = device.reserve, ftm.plan.arena_bytes
@@ -303,6 +303,16 @@ def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructio
         planned("instructions", instructions, None, None, "instructions"),
     ]
     return tuple(figure for figure in figures if figure.name != "flash.sdk" or figure.value is not None)
+
+
+def board_sizes(device: Device) -> BoardSizes | None:
+    """What start-up code and main take: an emulated board of the user's own has those of the one it is like."""
+    known = load_board_sizes(device.id)
+    if known is not None or device.emulator is None:
+        return known
+    kind = (table_cpu(device.cpu), device.emulator.toolchain)
+    like = [d for d in all_devices() if d.emulator and (table_cpu(d.cpu), d.emulator.toolchain) == kind]
+    return load_board_sizes(like[0].id) if like else None
 
 
 def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) -> tuple[str, ...]:
@@ -341,9 +351,18 @@ def _advice(
         lines.append(_density_advice(ftm, flash_over))
     if ram_over:
         lines.append(_peak_advice(ftm.plan.graph, ftm.plan))
-    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, tables)]
-    lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
-    return tuple(lines)
+    return (*lines, other_boards(device, lambda other: plan_figures(other, ftm, tables, None)))
+
+
+def other_boards(device: Device, plan: Callable[[Device], Iterable[Figure]]) -> str:
+    """The smallest board that would do, and how many others would."""
+    others = [other for other in all_devices() if other.id != device.id]
+    fitting = [other for other in others if all(figure.over == 0 for figure in plan(other))]
+    up = next_board_up(device, fitting)
+    if up is None:
+        return f"boards it fits: {', '.join(other.id for other in fitting) or 'none of those known'}"
+    room = f"{up.region_for('model').size:,} bytes of flash and {up.region_for('arena').size:,} of RAM"
+    return f"the next board up: {up.id} ({up.name}, {room}); it fits {len(fitting)} boards: fedtiny-devices --fits"
 
 
 def _density_advice(ftm: Ftm, over: int) -> str:
@@ -365,7 +384,3 @@ def _peak_advice(graph: Graph, plan: Plan) -> str:
     total = sum(buffer.size for buffer in alive(peak))
     said = f"the arena peaks at operator {graph.nodes[peak].name} with {total:,} bytes alive ({names})"
     return f"{said}: a smaller input or fewer channels there would help"
-
-
-def _fits(device: Device, ftm: Ftm, tables: Mapping[str, int]) -> bool:
-    return all(figure.over == 0 for figure in plan_figures(device, ftm, tables, None))

@@ -21,7 +21,7 @@ from ..export import write_report
 from ..untrusted import guarded, read_array, read_text
 from .budget import Figure, Report, read_report
 from .check import FigureTuple, Measured, measure, read_log
-from .devices import Device, all_devices
+from .devices import OWN_BOARD, Device, all_devices, load_device_file
 from .emulator import require_tools
 from .ledger import PLANNED
 from .listen import listen
@@ -108,6 +108,8 @@ def check_folder(
 
 def _device(folder: Path, report: Report) -> Device:
     """The report's board; what a file says names no other file and is no fault of the command line."""
+    if (folder / OWN_BOARD).is_file():
+        return load_device_file(folder / OWN_BOARD, report.board)
     found = next((device for device in all_devices() if device.id == report.board), None)
     if found is None:
         raise FedtinyError(f"{folder / 'report.json'}: unknown board {report.board!r}; fedtiny-devices lists them")

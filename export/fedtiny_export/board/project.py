@@ -32,6 +32,7 @@ USER_FILES = ("src", "platformio.ini", "zephyr", "app")  # written once, then th
 GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator", "fedtiny")
 SUPPORT = "platforms/fedtiny_emulator/support"
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
+PROGMEM_FAMILIES = ("teensy",)  # constants are copied to RAM unless they are placed in .progmem
 
 COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
 C_FLAGS = ("-std=c99",)
@@ -227,6 +228,7 @@ def _layers(device: Device) -> tuple[str, ...]:
     if framework not in known:
         raise FedtinyError(f"{device.id}: no template for framework {framework}; there are {', '.join(known)}")
     more = ["word_flash"] if device.cpu in WORD_FLASH_CPUS else []
+    more += ["progmem"] if device.family in PROGMEM_FAMILIES else []
     more += ["esp32"] if framework == "arduino" and device.platformio.platform.startswith("espressif32") else []
     return ("common", framework, *more)
 
@@ -250,6 +252,7 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
 
 

@@ -68,21 +68,31 @@ def _lacks(graph: Graph, node: Node) -> str | None:
 
 def write_ftm(graph: Graph, code_bytes: sparse.Code) -> Ftm:
     """Choose encodings, plan the arena, lay the file out. `code_bytes` is what linking a kernel costs."""
+    return lay_out(graph, encodings(graph, code_bytes))
+
+
+def encodings(graph: Graph, code_bytes: sparse.Code) -> tuple[Kernel, ...]:
+    """The kernel of every layer that has weights; a network that the runtime cannot run is refused."""
     reason = lacking(graph)
     if reason is not None:
         raise FedtinyError(f"{reason}: export with --runtime tflm, or leave that operator out of the network")
+    layers = [(_weight(node), kernels_for(graph, node)) for node in graph.nodes if node.op in WEIGHTED]
+    return tuple(sparse.choose(layers, code_bytes))
+
+
+def lay_out(graph: Graph, chosen: Sequence[Kernel]) -> Ftm:
+    """Plan the arena and lay the file out, with the kernel of every layer that has weights."""
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
-    weights = [np.asarray(node.constants["weight"], np.int8) for node in layers]
-    able = [kernels_for(graph, node) for node in layers]
-    chosen = sparse.choose(list(zip(weights, able, strict=True)), code_bytes)
-    packed = {
-        node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
-    }
+    packed = {node.name: sparse.pack(_weight(node), kernel) for node, kernel in zip(layers, chosen, strict=True)}
     plan = make_plan(graph, packed)
     graph = plan.graph
     _check_limits(graph, plan, packed)
     writer = _Writer(graph, plan, packed)
     return Ftm(writer.finish(), plan, packed, tuple(sorted(needed_kernels(packed, graph))), tuple(writer.ledger))
+
+
+def _weight(node: Node) -> NDArray[np.int8]:
+    return np.asarray(node.constants["weight"], np.int8)
 
 
 def runs(graph: Graph) -> int:

@@ -17,8 +17,9 @@ from ..board.budget import (
     Report,
     accuracy_fields,
     model_facts,
+    other_boards,
 )
-from ..board.devices import Device, all_devices
+from ..board.devices import Device
 from ..board.ledger import PLANNED, planned_row
 from ..ftm.cost import nominal_macs
 from ..ftm.plan import activation_plan
@@ -115,6 +116,4 @@ def _advice(device: Device, figures: tuple[Figure, ...], model_bytes: int, arena
     ]
     if not lines:
         return ()
-    others = [other for other in all_devices() if other.id != device.id]
-    fitting = [o.id for o in others if all(f.over == 0 for f in _figures(o, model_bytes, arena_bytes))]
-    return (*lines, f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
+    return (*lines, other_boards(device, lambda other: _figures(other, model_bytes, arena_bytes)))
