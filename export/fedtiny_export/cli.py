@@ -57,7 +57,12 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         help="what runs the model: our sparse runtime, or TensorFlow Lite Micro (C files and report, no project), "
         "also with pruned weights coded for its DECODE operator",
     )
-    parser.add_argument("--project", choices=["platformio"], default="platformio", help="kind of firmware project")
+    parser.add_argument(
+        "--project",
+        choices=["platformio", "plain"],
+        default="platformio",
+        help="kind of firmware project: PlatformIO, or C files for CubeIDE, Zephyr, nRF Connect and others",
+    )
     _add_quantising(parser)
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument(
@@ -98,6 +103,8 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError("--explain is for our own converter: leave out --converter")
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
+    if options.project == "plain" and options.runtime != "ft":
+        raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes C files anyway")
     own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
     device = load_device(options.target) if own_board is None else load_device_file(own_board)
     from .export import make_export, write_export
@@ -115,8 +122,8 @@ def _export(options: argparse.Namespace) -> int:
         explained=options.explain,
         converter=options.converter,
     )
-    target = options.out or Path("build") / device.id
-    write_export(target, exported, device, source.labels, own_board)
+    target = options.out or Path("build") / (device.id + ("-plain" if options.project == "plain" else ""))
+    write_export(target, exported, device, source.labels, options.project, own_board)
     _print_report(exported.report, options.json)
     print(f"written to {target}", file=sys.stderr)
     for line in (*exported.report.advice, *exported.report.gates):

@@ -17,8 +17,9 @@ from .atomic import atomic_folder, write_atomically
 from .board.budget import Report, make_report
 from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
-from .board.project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
+from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
 from .board.render import plain_text
+from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
 from .ftm.code_sizes import load_code_sizes
 from .ftm.file import Ftm, write_ftm
@@ -183,23 +184,30 @@ def _port(graph: Graph, name: str) -> Port:
 
 
 def write_export(
-    target: Path, exported: Exported, device: Device, labels: tuple[str, ...], own_board: Path | None = None
+    target: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str = PLATFORMIO,
+    own_board: Path | None = None,
 ) -> None:
-    """Write the export folder, or renew one that fedtiny-export wrote before.
+    """Write the export folder, or renew one that fedtiny-export wrote before; `kind` of firmware project.
 
     `own_board` is the file of a board that is the user's own; the export carries it, so that it can be checked.
     """
     new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not new:
         _check_target(target, device, exported.report.runtime, own_board)
+        if exported.ftm is not None and kind_of(target) != kind:
+            raise FedtinyError(f"{target} holds a {kind_of(target)} project with files of yours: choose another --out")
     else:
         with atomic_folder(target) as draft:
-            _fill(draft, exported, device, labels, own_board)
+            _fill(draft, exported, device, labels, kind, own_board)
         return
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         draft = Path(name) / "new"
         draft.mkdir()
-        _fill(draft, exported, device, labels, own_board)
+        _fill(draft, exported, device, labels, kind, own_board)
         _renew(target, draft, Path(name) / "old")
 
 
@@ -218,7 +226,14 @@ def _check_target(target: Path, device: Device, runtime: str, own_board: Path | 
         raise FedtinyError(f"{target} holds an export for the runtime {before.get('runtime')}: choose another --out")
 
 
-def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...], own_board: Path | None) -> None:
+def _fill(
+    folder: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str,
+    own_board: Path | None,
+) -> None:
     if own_board is not None:
         (folder / OWN_BOARD).write_bytes(own_board.read_bytes())
     golden = io.BytesIO()
@@ -228,7 +243,7 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
     if exported.ftm is not None:
         (folder / "model.ftm").write_bytes(exported.ftm.data)
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
-        write_project(folder, device, make_artifacts(*parts, labels))
+        write_project(folder, device, make_artifacts(*parts, labels), kind)
     else:
         for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
             (folder / name).write_bytes(content)
@@ -245,6 +260,7 @@ def make_artifacts(
 ) -> Artifacts:
     """What a firmware project is made of."""
     count = golden_inputs.shape[0]
+    given, made = golden_inputs[0].size, golden_outputs[0].size
     return Artifacts(
         ftm=ftm.data,
         tflite=tflite,
@@ -256,6 +272,7 @@ def make_artifacts(
         normalization="inside the network: give the sensor's own values",
         golden_inputs=golden_inputs.reshape(count, -1),
         golden_outputs=golden_outputs.reshape(count, -1),
+        steps=golden_steps(ftm.plan, golden_inputs[: selftest_vectors(given, made, count)]),
     )
 
 

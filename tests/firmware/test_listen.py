@@ -109,11 +109,11 @@ def test_a_failed_self_test_on_the_port_exits_5(real, device, capsys):
 
 
 def test_a_device_that_refuses_its_model_ends_the_wait(real, device, capsys):
-    port = device(b"boot\r\nthe model was refused: the checksum does not match (status -5)\r\n")
+    port = device(b"boot\r\nthe model was refused: damaged (status -5)\r\n")
     started = time.monotonic()
     assert call(check_main, real, "--serial", port, "--seconds", 30) == 1
     assert time.monotonic() - started < 15
-    assert "the device does not run: the model was refused: the checksum" in capsys.readouterr().err
+    assert "the device does not run: the model was refused: damaged" in capsys.readouterr().err
     assert measured(real) == {}
 
 

@@ -16,10 +16,9 @@ from fedtiny_export.board.project import (
     changed_user_files,
     label_bytes,
     project_files,
-    selftest_bytes,
-    selftest_vectors,
     write_project,
 )
+from fedtiny_export.board.selftest import selftest_bytes, selftest_vectors
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.ftm.abi import Kernel
 from small_project import STRICT, artifacts, write_export
@@ -31,8 +30,17 @@ ARDUINO_H = """
 #include <stddef.h>
 #include <stdint.h>
 extern "C" { unsigned long micros(void); unsigned long millis(void); void delay(unsigned long); void yield(void); }
-struct HardwareSerial { void begin(unsigned long); size_t write(uint8_t); explicit operator bool() const; };
+struct HardwareSerial {
+    void begin(unsigned long); size_t write(uint8_t); void flush(); explicit operator bool() const;
+};
+#define RTC_DATA_ATTR
 extern HardwareSerial Serial;
+"""
+
+ESP_SLEEP_H = """
+#pragma once
+#include <stdint.h>
+extern "C" { int esp_sleep_enable_timer_wakeup(uint64_t); void esp_deep_sleep_start(void) __attribute__((noreturn)); }
 """
 
 # What compiles in place of each board's own toolchain.
@@ -250,10 +258,14 @@ def test_every_board_compiles_without_a_warning(tmp_path, need_tool, board):
     need_tool(f"{prefix}gcc", package)
     write_export(tmp_path, board)
     (tmp_path / "Arduino.h").write_text(ARDUINO_H)
+    (tmp_path / "esp_sleep.h").write_text(ESP_SLEEP_H)
     library = tmp_path / "lib" / "fedtiny"
     support = tmp_path / "platforms" / "fedtiny_emulator" / "support"
     flags = [*cpu, "-Os", *_library_flags(library), f"-I{library / 'include'}", f"-I{support}", f"-I{tmp_path}"]
     sources = [p for p in tmp_path.rglob("*") if p.suffix in (".c", ".cpp")]
+    espressif = device.platformio is not None and device.platformio.platform.startswith("espressif32")
+    asleep = library / "examples" / "deep_sleep" / "main.cpp"
+    assert asleep.exists() == (espressif and device.platformio.framework == "arduino")
     assert {p.name for p in sources} >= {"model.c", "golden.c", "ft_kernels.c", "ft_report.c"}
     for source in sources:
         plain = source.suffix == ".c"

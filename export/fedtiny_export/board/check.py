@@ -88,6 +88,7 @@ def measure(
     log = _log_of_run(result)
     outputs = _outputs(result, samples.shape[0], golden.outputs.shape[1])
     difference = _first_difference(golden.outputs, outputs[: golden.outputs.shape[0]])
+    difference = difference and difference + _named_layer(result.text)
     return Measured(
         figures=(*elf_figures(image, device), *_run_figures(result, log, device, samples.shape[0])),
         golden_equal=difference is None,
@@ -162,6 +163,12 @@ def _log_of_run(result: Run) -> Mapping[str, int]:
     return _parse_log(result.text)
 
 
+def _named_layer(text: str) -> str:
+    """What a firmware with NAME_THE_LAYER adds to a difference."""
+    found = re.search(r"self-test: the first layer that differs is ([ -~]{1,100})", text)
+    return f"; the first layer that differs is {found[1].strip()}" if found else ""
+
+
 def _outputs(result: Run, samples: int, size: int) -> NDArray[np.int8]:
     if len(result.outputs) != samples * size:
         raise FedtinyError(
@@ -196,6 +203,7 @@ def read_log(text: str, model: bytes | None = None) -> Measured:
         where = [log[name] for name in ("vector", "byte", "got", "expected") if name in log]
         known = len(where) == 4
         difference = "vector {} byte {} is {}, not {}".format(*where) if known else "the device does not say where"
+        difference += _named_layer(text)
     return Measured(figures, difference is None, difference, None, log["model_crc32"])
 
 

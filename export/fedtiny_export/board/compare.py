@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_atomically
-from ..errors import FedtinyError, UsageError
+from ..errors import FedtinyError, ToolMissingError, UsageError
 from ..export import write_report
 from ..untrusted import guarded, read_array, read_text
 from .budget import Figure, Report, read_report
@@ -25,7 +25,7 @@ from .devices import OWN_BOARD, Device, all_devices, load_device_file
 from .emulator import require_tools
 from .ledger import PLANNED
 from .listen import listen
-from .project import changed_user_files
+from .project import PLAIN, changed_user_files, kind_of
 
 # Shares by which a measured figure may differ from the planned one. Code size depends on the compiler's version;
 # model and arena are decided by the export and have to be exact. Instructions are planned by a fitted model.
@@ -86,6 +86,11 @@ def check_folder(
         return _finish(folder, report, read_log(text, model), f"a device, {said}", ())
     if outputs is not None and outputs.suffix != ".npy":
         raise UsageError(f"--outputs {outputs}: the name must end in .npy")
+    plain = kind_of(folder) == PLAIN
+    if plain and (require_run or inputs is not None or use_pio):
+        raise ToolMissingError(f"{folder} is built by tools of your own: use the board, with --serial or --log")
+    if plain:
+        return Checked(report, ())
     if require_run or inputs is not None:
         require_tools(device)
     measured = measure(

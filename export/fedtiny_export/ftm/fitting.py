@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..board.budget import Figure, plan_figures
 from ..board.devices import load_device
-from ..board.project import label_bytes, selftest_bytes
+from ..board.project import label_bytes
+from ..board.selftest import selftest_bytes
 from ..graph.passes import simplify
 from ..onnx_in.read import read_onnx
 from ..quant.quantize import quantize
