@@ -63,6 +63,12 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         default="platformio",
         help="kind of firmware project: PlatformIO, or C files for CubeIDE, Zephyr, nRF Connect and others",
     )
+    parser.add_argument(
+        "--optimize",
+        choices=["size", "balanced", "speed"],
+        default="size",
+        help="weights in the smallest encoding, in faster ones as far as flash has room, or for a tenth more flash",
+    )
     _add_quantising(parser)
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument(
@@ -103,11 +109,14 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError("--explain is for our own converter: leave out --converter")
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
+    if options.optimize != "size" and options.runtime != "ft":
+        raise UsageError(f"--optimize chooses encodings of the runtime ft, not of {options.runtime}: leave it out")
     if options.project == "plain" and options.runtime != "ft":
         raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes C files anyway")
     own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
     device = load_device(options.target) if own_board is None else load_device_file(own_board)
     from .export import make_export, write_export
+    from .ftm.optimize import Aim
     from .quant.calibration import read_choice
     from .source import Wishes, newest_run, read_source
 
@@ -121,6 +130,7 @@ def _export(options: argparse.Namespace) -> int:
         options.runtime,
         explained=options.explain,
         converter=options.converter,
+        aim=Aim(options.optimize),
     )
     target = options.out or Path("build") / (device.id + ("-plain" if options.project == "plain" else ""))
     write_export(target, exported, device, source.labels, options.project, own_board)

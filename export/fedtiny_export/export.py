@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
-from .board.budget import Report, make_report
+from .board.budget import Report, make_report, plan_figures
 from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
 from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
@@ -23,6 +24,7 @@ from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
 from .ftm.code_sizes import load_code_sizes
 from .ftm.file import Ftm, write_ftm
+from .ftm.optimize import Aim, faster
 from .graph import reference
 from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
@@ -68,6 +70,7 @@ def make_export(
     *,
     explained: bool = False,
     converter: str = OURS,
+    aim: Aim = Aim.SIZE,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
     whole, foreign = quantized(source), None
@@ -75,8 +78,9 @@ def make_export(
         foreign = _by_tensorflow(source, whole, runtime)
         whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
-    graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
-    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
+    graph = reduce_graph(whole)
+    tables = table_bytes(source, graph)
+    ftm = _ftm(device, graph, tables, aim) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
@@ -84,7 +88,6 @@ def make_export(
     labelled = source.samples is not None and source.samples.y is not None
     exact = None if source.is_int8 else source.graph
     measured = accuracy(exact, graph, source.samples) if labelled and source.samples else None
-    tables = table_bytes(source, graph)
     arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
         facts = (device, whole, graph, len(tflite), source.name, measured)
@@ -94,6 +97,18 @@ def make_export(
     report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
     report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _ftm(device: Device, graph: Graph, tables: Mapping[str, int], aim: Aim) -> Ftm:
+    """The model in its smallest form, or in a faster one for which the board has room."""
+    sizes = load_code_sizes(device.cpu)
+    code_bytes = sizes.kernel_bytes() if sizes else {}
+    smallest = write_ftm(graph, code_bytes)
+    if aim is Aim.SIZE:
+        return smallest
+    flash = [f for f in plan_figures(device, smallest, tables, None) if f.name in ("flash.model", "flash.total")]
+    room = min(f.limit - f.value for f in flash if f.limit is not None and f.value is not None)
+    return faster(graph, smallest, code_bytes, aim, room)
 
 
 def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:
