@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
+from .board.advice import forced
 from .board.budget import Report, make_report
 from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
@@ -21,8 +22,9 @@ from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, lab
 from .board.render import plain_text
 from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
+from .ftm.abi import Kernel
 from .ftm.code_sizes import load_code_sizes
-from .ftm.file import Ftm, write_ftm
+from .ftm.file import Ftm, encodings, lay_out, write_ftm
 from .graph import reference
 from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
@@ -40,6 +42,12 @@ from .tflm.files import measured_arena, tflm_files
 from .tflm.report import make_tflm_report
 from .untrusted import read_json_object
 
+ENCODINGS = {
+    "dense": Kernel.CONV_DENSE,
+    "bitmap": Kernel.CONV_BITMAP,
+    "gap": Kernel.CONV_GAP,
+    "rice": Kernel.CONV_RICE,
+}
 OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
@@ -68,6 +76,7 @@ def make_export(
     *,
     explained: bool = False,
     converter: str = OURS,
+    encoding: str | None = None,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
     whole, foreign = quantized(source), None
@@ -75,8 +84,8 @@ def make_export(
         foreign = _by_tensorflow(source, whole, runtime)
         whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
-    graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
-    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
+    graph = reduce_graph(whole)
+    ftm = _laid_out(graph, device, encoding) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
@@ -94,6 +103,16 @@ def make_export(
     report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
     report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _laid_out(graph: Graph, device: Device, encoding: str | None) -> Ftm:
+    """The model file: encodings as they are smallest together, or one for all layers that can have it."""
+    sizes = load_code_sizes(device.cpu)
+    code = sizes.kernel_bytes() if sizes else {}
+    if encoding is None:
+        return write_ftm(graph, code)
+    encodings(graph, code)  # refuses what the runtime cannot run
+    return lay_out(graph, forced(graph, ENCODINGS[encoding]))
 
 
 def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:
