@@ -4,29 +4,32 @@
 /* Sizes of the window; 0 if it cannot be this large. */
 static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     const ft_conv_t *conv = &state->conv;
-    uint32_t stride = conv->stride_width, reach = conv->kernel_width - 1u;
-    uint32_t block = context->output.width < 8u ? 8u : context->output.width;
+    uint32_t stride = conv->stride_width, reach = (conv->kernel_width - 1u) * conv->dilation_width;
     state->context = context;
+    uint32_t block = ft_is_vector(state) ? 1u : context->output.width < 8u ? 8u : context->output.width;
     state->fan = context->input.channels / conv->groups;
     state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * state->fan;
     state->pairs = (context->input.channels + 1u) / 2u;
     state->positions = block + reach / stride;
     state->last = reach % stride;
     state->phases = stride <= reach ? stride : reach + 1u;
+    state->tall = (conv->kernel_height - 1u) * conv->dilation_height + 1u;
     state->plane = state->phases * state->positions;
     if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
+    state->most = 0;
+    if (conv->act_min == -128 && conv->act_max == 127 && state->weights < 1u << 16)
+        state->most = (1 << 30) - (int32_t)state->weights * 16384;
     uint64_t row = (uint64_t)state->pairs * state->plane;
     if (row > UINT32_MAX) return 0u;
     state->row = (uint32_t)row;
-    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + conv->kernel_height);
+    return row * ((conv->rows - 1u) * (uint32_t)conv->stride_height + state->tall);
 }
 
 static uint32_t multiple(uint32_t count, uint32_t of) { return (count + of - 1u) / of * of; }
 
 static uint32_t tap_words(const ft_conv_state_t *state, ft_conv_kind_t kind) {
     uint32_t cells = (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
-    if (kind == FT_CONV_SPARSE && ft_is_vector(state)) return state->conv.max_taps;
-    if (kind == FT_CONV_SPARSE) return 2u * (state->conv.max_taps + FT_SPARSE_TAPS) + cells;
+    if (kind == FT_CONV_SPARSE) return cells + 2u * (state->conv.max_taps + 1u);
     if (kind == FT_CONV_DEPTHWISE) return FT_DEPTHWISE_STEP * multiple(cells, FT_DEPTHWISE_TAPS);
     return ft_is_vector(state) ? 0u : FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
 }
@@ -67,9 +70,11 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, f
         return FT_ERROR_FORMAT;
     if (conv->stride_height == 0u || conv->stride_width == 0u || conv->rows == 0u || conv->act_min > conv->act_max)
         return FT_ERROR_FORMAT;
+    if (conv->dilation_height == 0u || conv->dilation_width == 0u) return FT_ERROR_FORMAT;
     if (!groups_ok(context, conv->groups, kind)) return FT_ERROR_FORMAT;
     uint32_t wide = (uint32_t)conv->pad_left + in->width + conv->pad_right;
-    if ((out->width - 1u) * conv->stride_width + conv->kernel_width > wide) return FT_ERROR_FORMAT;
+    uint32_t reach = (conv->kernel_width - 1u) * conv->dilation_width;
+    if ((out->width - 1u) * conv->stride_width + reach >= wide) return FT_ERROR_FORMAT;
     uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
     if (fan_in * out->channels >= (1u << 30) || (kind == FT_CONV_SPARSE && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
     uint64_t window = measure(context, state), taps = tap_words(state, kind);
@@ -87,6 +92,7 @@ typedef struct {
     uint32_t step;      /* bytes from pixel to pixel */
     uint32_t left, pixels, right;
     uint32_t padding;
+    int padded; /* padding is to be written: rows that move through the window leave theirs behind */
 } run_t;
 
 static void put_padding(uint32_t *to, uint32_t padding, uint32_t count) {
@@ -101,15 +107,23 @@ static void put_pair(const run_t *run, uint32_t c, uint32_t channels, uint32_t *
 }
 
 /* Four channels of every pixel, aligned, to one plane and the next. */
-FT_HOT static void put_four(const run_t *run, uint32_t c, uint32_t *to, uint32_t *next) {
-    const uint32_t *from = (const uint32_t *)(const void *)(run->from + c);
-    uint32_t step = run->step / 4u;
-    for (const uint32_t *end = to + run->pixels; to < end; from += step) ft_widen(*from, to++, next++);
+FT_HOT static inline void put_four(const uint32_t *from, uint32_t step, uint32_t pixels, uint32_t *to, uint32_t *next) {
+    for (const uint32_t *end = to + (pixels & ~1u); to < end; to += 2, next += 2) {
+        uint32_t pixel = *from, first, second;
+        from += step;
+        ft_widen(pixel, &first, &second);
+        pixel = *from;
+        from += step;
+        to[0] = first;
+        next[0] = second;
+        ft_widen(pixel, &to[1], &next[1]);
+    }
+    if (pixels % 2u != 0u) ft_widen(*from, to, next);
 }
 
 static void put_planes(const ft_conv_state_t *state, run_t run) {
     uint32_t channels = state->context->input.channels, plane = state->plane, c = 0;
-    for (uint32_t i = 0; i < state->pairs; i++) {
+    for (uint32_t i = 0; i < state->pairs && run.padded; i++) {
         uint32_t *to = run.to + i * plane;
         put_padding(to, run.padding, run.left);
         put_padding(to + run.left + run.pixels, run.padding, run.right);
@@ -117,7 +131,8 @@ static void put_planes(const ft_conv_state_t *state, run_t run) {
     run.to += run.left;
     if (run.pixels == 0u) return;
     if (((uintptr_t)run.from | channels) % 4u == 0u)
-        for (; c < channels; c += 4u, run.to += 2u * plane) put_four(&run, c, run.to, run.to + plane);
+        for (; c < channels; c += 4u, run.to += 2u * plane)
+            put_four((const uint32_t *)(const void *)(run.from + c), run.step / 4u, run.pixels, run.to, run.to + plane);
     for (; c < channels; c += 2u, run.to += plane) put_pair(&run, c, channels, run.to);
 }
 
@@ -132,8 +147,9 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
     const ft_conv_t *conv = &state->conv;
     uint32_t y = index - conv->pad_top, stride = conv->stride_width;
     int inside = index >= conv->pad_top && y < in->height;
+    int first = index < (conv->rows - 1u) * (uint32_t)conv->stride_height + state->tall;
     const int8_t *from = inside ? ft_row(state->context, in, y) : NULL;
-    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value)};
+    run_t run = {to, NULL, stride * in->channels, 0u, 0u, 0u, ft_pair(conv->pad_value, conv->pad_value), 0};
     for (uint32_t phase = 0; phase < state->phases; phase++) {
         uint32_t all = ft_positions(state, phase);
         uint32_t left = columns_before(conv->pad_left, phase, stride);
@@ -142,6 +158,7 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
         run.left = inside && left < end ? left : all;
         run.pixels = inside && left < end ? end - left : 0u;
         run.right = all - run.left - run.pixels;
+        run.padded = first || run.pixels == 0u;
         if (run.pixels > 0u) run.from = from + (left * stride + phase - conv->pad_left) * in->channels;
         put_planes(state, run);
         run.to += all;
@@ -149,7 +166,7 @@ static void fill_row(const ft_conv_state_t *state, uint32_t index, uint32_t *to)
 }
 
 /* Fill the window up to padded row `end`; 0 if a row of the image is not there yet. */
-static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
+FT_APART static int fill(ft_context_t *context, const ft_conv_state_t *state, uint32_t top, uint32_t end) {
     for (; context->filled < end; context->filled++) {
         uint32_t index = context->filled, y = index - state->conv.pad_top;
         if (index >= state->conv.pad_top && y < context->input.height && y >= context->available) return 0;
@@ -175,7 +192,7 @@ void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn beg
     uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
     state.height = left < state.conv.rows ? left : state.conv.rows;
     state.out = ft_row(context, &context->output, context->row);
-    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.conv.kernel_height;
+    uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.tall;
     if (begin != NULL && context->filled == 0u) begin(&state);
     if (!ft_is_vector(&state) && !fill(context, &state, top, end)) return;
     pass(&state);
@@ -185,21 +202,17 @@ void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn beg
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
     const ft_model_t *model = state->context->model;
-    int32_t bias = (int32_t)ft_words_at(model, state->conv.bias)[channel], limit = 1 << 30;
-    to->bias = bias;
+    to->bias = (int32_t)ft_words_at(model, state->conv.bias)[channel];
     to->multiplier = (int32_t)ft_words_at(model, state->conv.multiplier)[channel];
     to->shift = (int8_t)ft_byte(ft_words_at(model, state->conv.shift), channel);
-    to->zero_point = state->context->output.zero_point;
-    to->low = state->conv.act_min;
-    to->high = state->conv.act_max;
-    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, to->zero_point) && to->low == -128 && to->high == 127;
-    if (state->weights >= 1u << 16) to->is_quick = 0;
-    else limit -= (int32_t)state->weights * 16384;
-    if (bias >= limit || bias <= -limit) to->is_quick = 0;
+    to->is_quick = ft_quick(&to->quick, to->multiplier, to->shift, state->context->output.zero_point);
+    if (to->bias >= state->most || to->bias <= -state->most) to->is_quick = 0;
 }
 
-FT_HOT void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch) {
+FT_HOT void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums,
+                          uint32_t count, int8_t *out, uint32_t pitch) {
     ft_scale_t scale = ft_scale(channel->multiplier, channel->shift);
+    int32_t zero_point = state->context->output.zero_point, low = state->conv.act_min, high = state->conv.act_max;
     for (const int32_t *end = sums + count; sums < end; out += pitch)
-        *out = ft_finish(ft_rescale(*sums++, &scale), channel->zero_point, channel->low, channel->high);
+        *out = ft_finish(ft_rescale(*sums++, &scale), zero_point, low, high);
 }

@@ -16,6 +16,13 @@
 #include "arch/ft_arch.h"
 #include "ft_internal.h"
 
+/* One output channel's numbers. */
+typedef struct ft_conv_channel {
+    int32_t bias, multiplier, shift;
+    ft_quick_t quick;
+    int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
+} ft_conv_channel_t;
+
 /* One convolution in the making; sizes of the window are in words. */
 typedef struct ft_conv_state {
     const ft_context_t *context;
@@ -25,13 +32,17 @@ typedef struct ft_conv_state {
     uint32_t pairs;     /* channel pairs of the input */
     uint32_t positions; /* of the first column phase; those after `last` have one less */
     uint32_t last;
-    uint32_t phases; /* column phases that some weight meets */
+    uint32_t phases; /* column phases that some weight may meet */
+    uint32_t tall;   /* input rows that an output row needs: the kernel's, and those that dilation leaves out */
     uint32_t plane;  /* words of one channel pair of one row */
     uint32_t row;    /* words of one row */
+    int32_t most;    /* quick channels have biases below it; 0 where no channel is quick */
     uint32_t *taps;  /* scratch for weights */
     uint32_t *window;
     int8_t *out;     /* where the pass writes */
     uint32_t height; /* output rows of this pass */
+    ft_conv_channel_t numbers; /* where sparse, those of the channel in the making, and how it is made */
+    ft_sweep_t sweep;
 } ft_conv_state_t;
 
 typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
@@ -63,11 +74,14 @@ static inline uint32_t ft_positions(const ft_conv_state_t *state, uint32_t phase
     return state->positions - (phase > state->last ? 1u : 0u);
 }
 
+/* Go on to the column that the next weight of a kernel's row meets. */
 static inline void ft_next_column(const ft_conv_state_t *state, ft_column_t *column) {
-    column->start += ft_positions(state, column->phase);
-    if (++column->phase < state->conv.stride_width) return;
-    column->phase = column->start = 0u;
-    column->position++;
+    for (uint32_t i = 0; i < state->conv.dilation_width; i++) {
+        column->start += ft_positions(state, column->phase);
+        if (++column->phase < state->conv.stride_width) continue;
+        column->phase = column->start = 0u;
+        column->position++;
+    }
 }
 
 /* The position of the lowest set bit of a word that is not 0. */
@@ -99,26 +113,79 @@ typedef struct ft_loops {
 void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const uint32_t *window, const uint32_t *end,
                  uint32_t channel, uint32_t count, uint32_t from);
 
-/* Of the sparse kernels: what runs before the first pass. */
-void ft_conv_cells(ft_conv_state_t *state);
-
-/* Of the sparse kernels: where to put one channel's non-zero weights, each position << 8 | value. */
-uint32_t *ft_conv_list(const ft_conv_state_t *state);
-
-/* Compute one output channel from the weights in its list, which ends at `end`. */
-void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, const uint32_t *list, const uint32_t *end);
-
-/* One output channel's numbers. */
-typedef struct ft_conv_channel {
-    int32_t bias, multiplier, shift;
-    int32_t zero_point, low, high;
-    ft_quick_t quick;
-    int is_quick; /* `quick` says the same, the zero point included, and outputs take all of int8 */
-} ft_conv_channel_t;
-
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to);
 
 /* Turn finished sums into outputs, `pitch` bytes apart. */
-void ft_conv_store(const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count, int8_t *out, uint32_t pitch);
+void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count,
+                   int8_t *out, uint32_t pitch);
+
+/* Of the sparse kernels: what runs before the first pass. */
+void ft_conv_cells(ft_conv_state_t *state);
+
+/* Sparse output channels while their non-zero weights become taps, whose weights are twice as large. */
+typedef struct ft_taps {
+    uint32_t *to;
+    const uint32_t *cell, *end; /* where the next cell (row and column of the kernel) begins in the window */
+    uint32_t base;              /* and where this one does */
+    uint32_t channel, limit;    /* the input channel of the next weight; limit and more are in later cells */
+    uint32_t fan, plane;
+    uint32_t left; /* where the tap before leaves the window */
+} ft_taps_t;
+
+/* Where the cells begin in the scratch: before the taps. */
+static inline uint32_t *ft_cells(const ft_conv_state_t *state) { return state->taps; }
+
+static inline uint32_t *ft_first_tap(const ft_conv_state_t *state) {
+    return state->taps + (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
+}
+
+/* The first non-zero weight of the layer has `position` zeros before it. */
+static inline ft_taps_t ft_taps(ft_conv_state_t *state, uint32_t position) {
+    ft_sweep_t *sweep = &state->sweep;
+    sweep->taps = ft_first_tap(state);
+    sweep->pitch = state->context->output.channels;
+    sweep->step = 4u * state->conv.stride_height * state->row;
+    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + state->fan, state->fan, state->fan, state->plane, 0u};
+    return taps;
+}
+
+/* Begin an output channel, which follows the one before. */
+static inline void ft_begin_taps(const ft_conv_state_t *state, uint32_t channel, ft_taps_t *taps) {
+    uint32_t groups = state->conv.groups;
+    taps->to = ft_first_tap(state);
+    taps->cell = ft_cells(state);
+    taps->left = 0u;
+    if (groups == 1u) return;
+    uint32_t limit = (channel / (state->context->output.channels / groups) + 1u) * taps->fan;
+    taps->channel += limit - taps->limit;
+    taps->limit = limit;
+}
+
+/* Whether the next weight is one of this output channel, and if so, its cell. */
+static inline int ft_find_cell(ft_taps_t *taps) {
+    for (; FT_RARELY(taps->channel >= taps->limit); taps->channel -= taps->fan) {
+        if (taps->cell == taps->end) return 0;
+        taps->base = *taps->cell++;
+    }
+    return 1;
+}
+
+/* Add a weight; two that meet one word become one tap. */
+static inline void ft_put_tap(ft_taps_t *taps, int32_t value) {
+    uint32_t at = taps->base + taps->channel / 2u * taps->plane, pair = (uint32_t)value << 17;
+    if (taps->channel % 2u == 0u) {
+        pair >>= 16;
+    } else if (at + FT_SPARSE_MOVES == taps->left) {
+        taps->to[-1] |= pair;
+        return;
+    }
+    taps->to[0] = at - taps->left;
+    taps->to[1] = pair;
+    taps->to += 2;
+    taps->left = at + FT_SPARSE_MOVES;
+}
+
+/* Compute the output channel whose taps end at `end`. */
+void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end);
 
 #endif

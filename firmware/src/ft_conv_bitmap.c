@@ -34,30 +34,37 @@ static ft_status_t check(const ft_context_t *context) {
     return FT_OK;
 }
 
-/* Decode one output channel, whose weights start at flat position `at`. */
-FT_HOT static uint32_t *decode(bitmap_stream_t *stream, uint32_t at, uint32_t count, uint32_t *to) {
-    uint32_t start = at, end = at + count;
+/* Decode one output channel, whose weights are those from flat position `at` to `end`. */
+FT_HOT static void decode(bitmap_stream_t *stream, uint32_t at, uint32_t end, ft_taps_t *to) {
+    ft_taps_t taps = *to;
+    uint32_t ahead = taps.channel - at;
     while (at < end) {
         uint32_t bits = stream->bits[at / 32u] >> (at % 32u), stop = (at | 31u) + 1u;
         if (stop > end) {
             bits &= ((uint32_t)1 << (end - at)) - 1u;
             stop = end;
         }
-        for (; bits != 0u; bits &= bits - 1u)
-            *to++ = (at + ft_lowest_bit(bits) - start) << 8 | ft_byte(stream->values, stream->value++);
+        for (; bits != 0u; bits &= bits - 1u) {
+            uint32_t position = at + ft_lowest_bit(bits);
+            taps.channel = position + ahead;
+            (void)ft_find_cell(&taps);
+            ahead = taps.channel - position;
+            ft_put_tap(&taps, (int8_t)ft_byte(stream->values, stream->value++));
+        }
         at = stop;
     }
-    return to;
+    to->to = taps.to;
 }
 
 static void pass(ft_conv_state_t *state) {
     uint32_t channels = state->context->output.channels;
     const uint32_t *bits = ft_words_at(state->context->model, state->conv.weights);
     bitmap_stream_t stream = {bits, bits + bitmap_words(channels * state->weights), 0u};
-    uint32_t *list = ft_conv_list(state);
-    for (uint32_t channel = 0; channel < channels; channel++) {
-        const uint32_t *end = decode(&stream, channel * state->weights, state->weights, list);
-        ft_conv_taps(state, channel, list, end);
+    ft_taps_t taps = ft_taps(state, 0u);
+    for (uint32_t channel = 0, at = 0; channel < channels; channel++, at += state->weights) {
+        ft_begin_taps(state, channel, &taps);
+        decode(&stream, at, at + state->weights, &taps);
+        ft_conv_taps(state, channel, taps.to);
     }
 }
 

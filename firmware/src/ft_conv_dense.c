@@ -44,7 +44,7 @@ FT_HOT static void vector(const ft_conv_state_t *state, const uint32_t *weights)
         ft_conv_begin(state, channel, &to);
         int32_t sum = to.bias;
         for (uint32_t i = 0; i < count; i++) sum += (int8_t)ft_byte(weights, at++) * in[i];
-        ft_conv_store(&to, &sum, 1u, state->out + channel, 1u);
+        ft_conv_store(state, &to, &sum, 1u, state->out + channel, 1u);
     }
 }
 

@@ -4,28 +4,27 @@
  * by that many weights and has no value; the stream ends with a gap that reaches the end of the layer. */
 #include "ft_conv.h"
 
-/* Where the decoder stands: the next byte to read, and the flat position of the next non-zero weight. */
+/* Where the decoder stands: the next byte to read. */
 typedef struct {
     const uint32_t *words;
     uint32_t at;
-    uint32_t position;
 } gap_stream_t;
 
-static void next_gap(gap_stream_t *stream) {
+static inline void next_gap(gap_stream_t *stream, uint32_t *position) {
     uint32_t gap;
     do {
         gap = ft_byte(stream->words, stream->at++);
-        stream->position += gap;
-    } while (gap == FT_GAP_SKIP);
+        *position += gap;
+    } while (FT_RARELY(gap == FT_GAP_SKIP));
 }
 
 /* As next_gap, but of a stream that nobody has checked yet. */
-static int next_gap_checked(gap_stream_t *stream, uint32_t bytes) {
+static int next_gap_checked(gap_stream_t *stream, uint32_t *position, uint32_t bytes) {
     uint32_t gap;
     do {
         if (stream->at >= bytes) return 0;
         gap = ft_byte(stream->words, stream->at++);
-        stream->position += gap;
+        *position += gap;
     } while (gap == FT_GAP_SKIP);
     return 1;
 }
@@ -35,30 +34,30 @@ static ft_status_t check(const ft_context_t *context) {
     ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24)) return FT_ERROR_FORMAT;
-    gap_stream_t stream = {ft_words_at(context->model, state.conv.weights), 0u, 0u};
-    uint32_t weights = state.weights * context->output.channels, end = state.weights, taps = 0;
-    if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
-    while (stream.position < weights) {
-        for (; stream.position >= end; taps = 0) end += state.weights;
+    gap_stream_t stream = {ft_words_at(context->model, state.conv.weights), 0u};
+    uint32_t weights = state.weights * context->output.channels, end = state.weights, taps = 0, position = 0;
+    if (!next_gap_checked(&stream, &position, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
+    while (position < weights) {
+        for (; position >= end; taps = 0) end += state.weights;
         if (++taps > state.conv.max_taps || stream.at >= state.conv.weight_bytes) return FT_ERROR_FORMAT;
         if (ft_byte(stream.words, stream.at++) == 0u) return FT_ERROR_FORMAT;
-        stream.position++;
-        if (!next_gap_checked(&stream, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
+        position++;
+        if (!next_gap_checked(&stream, &position, state.conv.weight_bytes)) return FT_ERROR_FORMAT;
     }
     return FT_OK;
 }
 
 FT_HOT static void pass(ft_conv_state_t *state) {
-    gap_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 0u, 0u};
-    uint32_t channels = state->context->output.channels, start = 0, *list = ft_conv_list(state);
-    next_gap(&stream);
-    for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
-        uint32_t *to = list, end = start + state->weights;
-        for (; stream.position < end; next_gap(&stream)) {
-            *to++ = (stream.position - start) << 8 | ft_byte(stream.words, stream.at++);
-            stream.position++;
+    gap_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 0u};
+    uint32_t channels = state->context->output.channels, position = 0;
+    next_gap(&stream, &position);
+    ft_taps_t taps = ft_taps(state, position);
+    for (uint32_t channel = 0; channel < channels; channel++) {
+        for (ft_begin_taps(state, channel, &taps); ft_find_cell(&taps); taps.channel++) {
+            ft_put_tap(&taps, (int8_t)ft_byte(stream.words, stream.at++));
+            next_gap(&stream, &taps.channel);
         }
-        ft_conv_taps(state, channel, list, to);
+        ft_conv_taps(state, channel, taps.to);
     }
 }
 

@@ -8,31 +8,44 @@
 
 #define MAX_LOW_BITS 15u
 
-/* Where the decoder stands: the next bit, and the flat position of the next non-zero weight. */
+/* Where the decoder stands: the next bit. */
 typedef struct {
     const uint32_t *words;
     uint32_t at, low;
-    uint32_t position;
 } rice_stream_t;
 
-/* Read a gap; returns the value behind it, which is no value if the gap reaches the end of the layer. */
-static inline uint32_t next_gap(rice_stream_t *stream) {
-    uint32_t bits = ft_bits(stream->words, stream->at);
-    for (; FT_RARELY(bits == 0u); bits = ft_bits(stream->words, stream->at)) {
-        stream->at += 32u;
-        stream->position += (uint32_t)32 << stream->low;
+/* Read the zeros of a gap and its one, however many there are; returns the bit behind them. */
+FT_APART static uint32_t many_zeros(rice_stream_t stream, uint32_t *zeros) {
+    uint32_t bits = ft_bits(stream.words, stream.at);
+    for (*zeros = 0; bits == 0u; bits = ft_bits(stream.words, stream.at)) {
+        stream.at += 32u;
+        *zeros += 32u;
     }
-    uint32_t zeros = ft_lowest_bit(bits);
-    stream->at += zeros + 1u;
-    bits = FT_RARELY(zeros + stream->low > 23u) ? ft_bits(stream->words, stream->at) : bits >> zeros >> 1;
-    stream->position += (zeros << stream->low) + (bits & (((uint32_t)1 << stream->low) - 1u));
-    stream->at += stream->low;
-    return bits >> stream->low & 0xFFu;
+    *zeros += ft_lowest_bit(bits);
+    return stream.at + ft_lowest_bit(bits) + 1u;
+}
+
+/* Add a gap to a position; returns the value behind it, which is no value if the gap reaches the end of the layer. */
+static inline int32_t next_gap(rice_stream_t *stream, uint32_t *position) {
+    uint32_t low = stream->low, bits = ft_few_bits(stream->words, stream->at);
+    uint32_t zeros = ft_lowest_bit(bits | 0x80000000u), length = zeros + low;
+    if (FT_RARELY(length > 16u)) {
+        uint32_t many, at = many_zeros(*stream, &many);
+        bits = ft_few_bits(stream->words, at);
+        zeros = many;
+        stream->at = at + low + 8u;
+    } else {
+        bits = bits >> zeros >> 1;
+        stream->at += length + 9u;
+    }
+    /* what is left without the gap's low bits; with the zeros in their place it would be the gap */
+    uint32_t rest = bits >> low;
+    *position += bits + ((zeros - rest) << low);
+    return (int8_t)rest;
 }
 
 /* Go past the zeros at which `next_gap` starts, of a stream that nobody has checked yet: 0 if they lead out of it. */
-static int gap_inside(const rice_stream_t *stream, uint32_t words, uint32_t weights) {
-    uint32_t position = stream->position;
+static int gap_inside(const rice_stream_t *stream, uint32_t position, uint32_t words, uint32_t weights) {
     for (uint32_t at = stream->at; position <= weights; at += 32u, position += (uint32_t)32 << stream->low) {
         if (at / 32u + 1u >= words) return 0;
         uint32_t bits = ft_bits(stream->words, at);
@@ -46,36 +59,33 @@ static ft_status_t check(const ft_context_t *context) {
     ft_status_t status = ft_conv_check(context, &state, FT_CONV_SPARSE);
     if (status != FT_OK) return status;
     if (state.conv.weight_bytes >= (1u << 24) || state.conv.weight_bytes < 8u) return FT_ERROR_FORMAT;
-    rice_stream_t stream = {ft_words_at(context->model, state.conv.weights), 8u, 0u, 0u};
+    rice_stream_t stream = {ft_words_at(context->model, state.conv.weights), 8u, 0u};
     stream.low = ft_byte(stream.words, 0u);
     if (stream.low > MAX_LOW_BITS) return FT_ERROR_FORMAT;
     uint32_t weights = state.weights * context->output.channels, end = state.weights, taps = 0;
-    uint32_t words = state.conv.weight_bytes / 4u;
+    uint32_t words = state.conv.weight_bytes / 4u, position = 0;
     for (;;) {
-        if (!gap_inside(&stream, words, weights)) return FT_ERROR_FORMAT;
-        uint32_t value = next_gap(&stream);
-        if (stream.position >= weights) return FT_OK;
-        for (; stream.position >= end; taps = 0) end += state.weights;
-        if (value == 0u || ++taps > state.conv.max_taps) return FT_ERROR_FORMAT;
-        stream.at += 8u;
-        stream.position++;
+        if (!gap_inside(&stream, position, words, weights)) return FT_ERROR_FORMAT;
+        int32_t value = next_gap(&stream, &position);
+        if (position >= weights) return FT_OK;
+        for (; position >= end; taps = 0) end += state.weights;
+        if (value == 0 || ++taps > state.conv.max_taps) return FT_ERROR_FORMAT;
+        position++;
     }
 }
 
 FT_HOT static void pass(ft_conv_state_t *state) {
-    rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u, 0u};
-    uint32_t channels = state->context->output.channels, start = 0, *list = ft_conv_list(state);
+    rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u};
+    uint32_t channels = state->context->output.channels, position = 0;
     stream.low = ft_byte(stream.words, 0u);
-    uint32_t value = next_gap(&stream);
-    for (uint32_t channel = 0; channel < channels; channel++, start += state->weights) {
-        uint32_t *to = list, end = start + state->weights;
-        while (stream.position < end) {
-            *to++ = (stream.position - start) << 8 | value;
-            stream.at += 8u;
-            stream.position++;
-            value = next_gap(&stream);
+    int32_t value = next_gap(&stream, &position);
+    ft_taps_t taps = ft_taps(state, position);
+    for (uint32_t channel = 0; channel < channels; channel++) {
+        for (ft_begin_taps(state, channel, &taps); ft_find_cell(&taps); taps.channel++) {
+            ft_put_tap(&taps, value);
+            value = next_gap(&stream, &taps.channel);
         }
-        ft_conv_taps(state, channel, list, to);
+        ft_conv_taps(state, channel, taps.to);
     }
 }
 

@@ -1,101 +1,97 @@
-/* Computing one output channel from its non-zero weights, however they were stored. */
+/* Computing one output channel from its non-zero weights, however they were stored.
+ *
+ * The scratch holds where each cell (row and column of the kernel) begins in the window, then the channel's taps. A
+ * dense layer has no window: its taps step through pairs of inputs. */
 #include "ft_conv.h"
 
-/* The list ends where the taps may end: they are written from the lower end and never catch up with it. */
-uint32_t *ft_conv_list(const ft_conv_state_t *state) {
-    return ft_is_vector(state) ? state->taps : state->taps + state->conv.max_taps;
-}
-
-/* Where the cells (row and column of the kernel) begin in the window: behind the taps. */
-static uint32_t *cells_of(const ft_conv_state_t *state) {
-    return state->taps + 2u * (state->conv.max_taps + FT_SPARSE_TAPS);
-}
-
 void ft_conv_cells(ft_conv_state_t *state) {
-    uint32_t *cell = cells_of(state);
-    if (ft_is_vector(state)) return;
+    uint32_t *cell = ft_cells(state);
     for (uint32_t y = 0; y < state->conv.kernel_height; y++) {
         ft_column_t column = {0u, 0u, 0u};
         for (uint32_t x = 0; x < state->conv.kernel_width; x++, ft_next_column(state, &column))
-            *cell++ = y * state->row + column.start + column.position;
+            *cell++ = y * state->conv.dilation_height * state->row + column.start + column.position;
     }
 }
 
-/* Turn positions in weight space into steps through the window; two weights that meet one word become one tap. Input
- * channels count from `first`. */
-FT_HOT FT_APART static void make_taps(const ft_conv_state_t *state, uint32_t first, const uint32_t *from,
-                                      const uint32_t *stop) {
-    uint32_t channels = state->fan, plane = state->plane, end = 0, base = 0, reached = 0, *to = state->taps;
-    const uint32_t *cell = cells_of(state);
-    first += channels;
-    while (from < stop) {
-        uint32_t entry = *from++, position = entry >> 8;
-        for (; position >= end; end += channels) base = *cell++;
-        position += first - end;
-        uint32_t at = base + position / 2u * plane, pair = (uint32_t)(int8_t)entry << 16;
-        if (position % 2u == 0u) pair >>= 16;
-        at += FT_SPARSE_MOVES;
-        if (FT_RARELY(at == reached)) {
-            to[-1] |= pair;
-            continue;
-        }
-        *to++ = at - FT_SPARSE_MOVES - reached;
-        *to++ = pair;
-        reached = at;
-    }
-    for (uint32_t i = 0; i < FT_SPARSE_TAPS; i++, to += 2) to[0] = 0u - FT_SPARSE_MOVES, to[1] = 0u;
+/* Halve the weights of all taps. */
+static void halve(uint32_t *tap, const uint32_t *end) {
+    for (; tap < end; tap += 2) tap[1] = ft_pair((int16_t)tap[1] / 2, (int16_t)(tap[1] >> 16) / 2);
 }
 
-static void vector(const ft_conv_state_t *state, const ft_conv_channel_t *numbers, const uint32_t *list,
-                   const uint32_t *end, int8_t *out) {
+static void vector(const ft_conv_state_t *state, const uint32_t *end, int8_t *out) {
     const int8_t *in = ft_data(state->context, &state->context->input);
+    const ft_conv_channel_t *numbers = &state->numbers;
     int32_t sum = numbers->bias;
-    for (; list < end; list++) sum += (int8_t)*list * in[*list >> 8];
-    ft_conv_store(numbers, &sum, 1u, out, 1u);
+    uint32_t at = 0;
+    for (const uint32_t *tap = ft_first_tap(state); tap < end; tap += 2, at += FT_SPARSE_MOVES) {
+        at += tap[0];
+        if ((tap[1] & 0xFFFFu) != 0u) sum += (int16_t)tap[1] * in[2u * at];
+        if (tap[1] >> 16 != 0u) sum += (int16_t)(tap[1] >> 16) * in[2u * at + 1u];
+    }
+    ft_conv_store(state, numbers, &sum, 1u, out, 1u);
 }
 
 /* A channel without weights has one output everywhere. */
-static void constant(const ft_conv_channel_t *numbers, uint32_t pixels, int8_t *out, uint32_t pitch) {
-    ft_conv_store(numbers, &numbers->bias, 1u, out, 1u);
-    for (int8_t value = *out; pixels > 0u; pixels--, out += pitch) *out = value;
+static void constant(const ft_conv_state_t *state, int8_t *out) {
+    uint32_t pitch = state->sweep.pitch, pixels = state->height * state->context->output.width;
+    ft_conv_store(state, &state->numbers, &state->numbers.bias, 1u, out, 1u);
+    int8_t value = *out;
+    for (; pixels >= 4u; pixels -= 4u, out += 4u * pitch) out[0] = out[pitch] = out[2u * pitch] = out[3u * pitch] = value;
+    for (; pixels > 0u; pixels--, out += pitch) *out = value;
 }
 
-static void slowly(const ft_conv_channel_t *numbers, const ft_block_t *block, const uint32_t *window, uint32_t pixels,
-                   int8_t *out) {
+/* Channels that are not quick, and images that are narrower than a block. */
+FT_APART static void slowly(const ft_conv_state_t *state, int8_t *out) {
     int32_t sums[8];
-    ft_sums_1x8(window, block, sums);
-    ft_conv_store(numbers, sums, pixels, out, block->pitch);
-}
-
-FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, const uint32_t *list, const uint32_t *end) {
-    const ft_tensor_t *out = &state->context->output;
-    uint32_t width = out->width, pitch = out->channels, step = state->conv.stride_height * state->row;
+    const ft_sweep_t *sweep = &state->sweep;
+    uint32_t width = state->context->output.width, pitch = sweep->pitch, count = width < 8u ? width : 8u;
     const uint32_t *window = state->window;
-    int8_t *to = state->out + channel;
-    ft_conv_channel_t numbers;
-    ft_conv_begin(state, channel, &numbers);
-    if (ft_is_vector(state)) {
-        vector(state, &numbers, list, end, to);
-        return;
-    }
-    if (list == end) {
-        constant(&numbers, state->height * width, to, pitch);
-        return;
-    }
-    uint32_t group = state->conv.groups == 1u ? 0u : channel / (out->channels / state->conv.groups);
-    make_taps(state, group * state->fan, list, end);
-    ft_block_t block;
-    block.taps = state->taps;
-    block.bias[0] = numbers.bias;
-    block.pitch = pitch;
-    block.scale[0] = numbers.quick;
-    int quick = numbers.is_quick && width >= 8u;
-    for (uint32_t y = 0; y < state->height; y++, window += step, to += width * pitch) {
+    for (uint32_t y = 0; y < state->height; y++, window += sweep->step / 4u, out += width * pitch) {
         for (uint32_t x = 0; x < width; x += 8u) {
             /* the last block of a row goes back to be whole: it makes some outputs twice */
             if (width - x < 8u && x > 0u) x = width - 8u;
-            if (quick) ft_outputs_1x8(window + x, &block, to + x * pitch);
-            else slowly(&numbers, &block, window + x, width < 8u ? width : 8u, to + x * pitch);
+            ft_sums_1x8(window + x, sweep, sums);
+            ft_conv_store(state, &state->numbers, sums, count, out + x * pitch, pitch);
         }
+    }
+}
+
+/* Go over `width` pixels of every row from pixel `x` on. */
+static inline void go_over(ft_conv_state_t *state, int8_t *out, uint32_t x, uint32_t width, uint32_t taps) {
+    ft_sweep_t *sweep = &state->sweep;
+    sweep->rows = state->height;
+    sweep->window = state->window + x;
+    sweep->end = sweep->window + width;
+    sweep->out = out + x * sweep->pitch;
+    sweep->line = 4u * width;
+    sweep->gap = (state->context->output.width - width) * sweep->pitch;
+    ft_sweep_1x8(sweep, taps);
+}
+
+FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end) {
+    ft_conv_channel_t *numbers = &state->numbers;
+    uint32_t width = state->context->output.width, *first = ft_first_tap(state), taps = (uint32_t)(end - first) / 2u;
+    int8_t *out = state->out + channel;
+    ft_conv_begin(state, channel, numbers);
+    int is_swept = numbers->is_quick && width >= 8u;
+    int32_t bias = is_swept ? 2 * numbers->bias : numbers->bias;
+    for (uint32_t i = 0; i < 8u; i++) state->sweep.bias[i] = bias;
+    if (!is_swept) halve(first, end);
+    if (ft_is_vector(state)) {
+        vector(state, end, out);
+    } else if (taps == 0u) {
+        constant(state, out);
+    } else {
+        end[0] = end[1] = 0u;
+        if (!is_swept) {
+            slowly(state, out);
+            return;
+        }
+        state->sweep.multiplier = numbers->quick.multiplier;
+        state->sweep.offset = numbers->quick.offset;
+        state->sweep.shift = numbers->quick.shift;
+        go_over(state, out, 0u, width & ~7u, taps);
+        /* the last block of a row goes back to be whole: it makes some outputs twice */
+        if (width % 8u != 0u) go_over(state, out, width - 8u, 8u, taps);
     }
 }

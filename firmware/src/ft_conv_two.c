@@ -6,7 +6,7 @@ void ft_conv_steps(const ft_conv_state_t *state, uint32_t step, uint32_t pairs, 
     for (uint32_t y = 0; y < state->conv.kernel_height; y++) {
         ft_column_t column = {0u, 0u, 0u};
         for (uint32_t x = 0; x < state->conv.kernel_width; x++, ft_next_column(state, &column)) {
-            uint32_t at = y * state->row + column.start + column.position;
+            uint32_t at = y * state->conv.dilation_height * state->row + column.start + column.position;
             for (uint32_t i = 0; i < pairs; i++, at += state->plane, tap += step) {
                 tap[0] = at - last;
                 last = at;
@@ -19,6 +19,7 @@ void ft_conv_steps(const ft_conv_state_t *state, uint32_t step, uint32_t pairs, 
 /* Make a block of outputs of channels that are not quick, or fewer than a block has. */
 typedef struct {
     void (*sums)(const uint32_t *window, const ft_block_t *block, int32_t *sums);
+    const ft_conv_state_t *state;
     uint32_t from, count, pixels;
     ft_conv_channel_t numbers[2];
 } slow_t;
@@ -27,7 +28,7 @@ FT_APART static void slowly(const slow_t *slow, const ft_block_t *block, const u
     int32_t sums[8];
     slow->sums(window, block, sums);
     for (uint32_t i = 0; i < slow->count; i++)
-        ft_conv_store(&slow->numbers[i], sums + 4u * (slow->from + i), slow->pixels, out + i, block->pitch);
+        ft_conv_store(slow->state, &slow->numbers[i], sums + 4u * (slow->from + i), slow->pixels, out + i, block->pitch);
 }
 
 FT_HOT void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, const uint32_t *window,
@@ -36,7 +37,12 @@ FT_HOT void ft_conv_two(const ft_conv_state_t *state, const ft_loops_t *loops, c
     uint32_t width = out->width, pitch = out->channels, step = state->conv.stride_height * state->row;
     int8_t *to = state->out + channel;
     ft_block_t block = {state->taps, end, {0, 0}, pitch, {{0, 0, 0}, {0, 0, 0}}};
-    slow_t slow = {loops->sums, from, count, width < 4u ? width : 4u, {{0}, {0}}};
+    slow_t slow;
+    slow.sums = loops->sums;
+    slow.state = state;
+    slow.from = from;
+    slow.count = count;
+    slow.pixels = width < 4u ? width : 4u;
     void (*outputs)(const uint32_t *, const ft_block_t *, int8_t *) = loops->outputs;
     for (uint32_t i = 0; i < 2u; i++) {
         ft_conv_begin(state, channel + (i < count ? i : 0u), &slow.numbers[i]);

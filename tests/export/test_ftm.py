@@ -91,6 +91,10 @@ def _conv(data: bytes, index: int, name: str) -> tuple[int, str]:
         pytest.param(lambda d: _patched(d, *_conv(d, 0, "rows"), 600), id="more rows than the scratch holds"),
         pytest.param(lambda d: _patched(d, *_conv(d, 0, "max_taps"), 9000), id="more taps than the scratch holds"),
         pytest.param(lambda d: _patched(d, *_conv(d, 0, "kernel_height"), 17), id="a kernel that is too high"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "dilation_height"), 0), id="no dilation of rows"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "dilation_width"), 0), id="no dilation of columns"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "dilation_width"), 2), id="columns beyond the padding"),
+        pytest.param(lambda d: _patched(d, *_conv(d, 0, "dilation_height"), 9), id="more rows than the window has"),
         pytest.param(lambda d: _patched(d, *_at(d, "tensors", 0, abi.TENSOR, "rows"), 1), id="part of the input"),
         pytest.param(lambda d: _patched(d, *_at(d, "tensors", 1, abi.TENSOR, "rows"), 1), id="part of a tensor"),
         pytest.param(

@@ -15,7 +15,7 @@ from fedtiny_export.graph.ir import Graph, Op, Window
 from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 
-LACKING = ("addition of two shapes", "dilated convolution", "transpose")
+LACKING = ("addition of two shapes", "transpose")
 
 
 def spread(graph: Graph, count: int = 100, seed: int = 0) -> np.ndarray:
@@ -79,6 +79,20 @@ def test_groups_dilation_and_tall_kernels(seed):
     builder.depthwise(2, (3, 2), dilation=(1, 2), pads=(0, 0, 1, 0), low=0.0)
     builder.grouped(4, 4, (1, 1))
     agree(builder.int8())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("stride", "dilation"), [((1, 1), (2, 3)), ((2, 1), (3, 1)), ((1, 2), (1, 4)), ((2, 3), (2, 2)), ((3, 2), (1, 3))]
+)
+def test_dilation(stride, dilation, seed):
+    """With strides that are larger, smaller, and a multiple; of odd and even channels, dense and depthwise."""
+    builder = Builder((13, 15, 3 + seed), seed, 0.5)
+    window = Window((3, 3), (1, 1), (2, 3, 1, 2), dilation)
+    builder.add(Op.CONV, constants=builder._weights(6, 3, 3, 3 + seed), window=window, low=0.0)
+    builder.depthwise(1, (3, 2), stride, (dilation[0], 1, 1, dilation[1]), dilation, high=0.7)
+    builder.conv(4, 1)
+    agree(builder.int8(-2.0, 2.0))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -11,7 +11,7 @@ from fedtiny_export.ftm.layout import Buffer, can_take_over, place
 from fedtiny_export.ftm.plan import make_plan
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.flat import can_lie_flat, laid_flat
-from fedtiny_export.graph.ir import Graph, Op
+from fedtiny_export.graph.ir import Graph, Op, Window
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Builder, ic01, residual, streamed
@@ -98,6 +98,26 @@ def test_rows_handed_on_give_the_same_outputs(forced, shape, host_runtime):
         inputs = samples(graph, 10, seed)
         assert host_runtime.run(written.data, inputs)[2] == reference.run(graph, inputs).tobytes()
         assert written.plan.streamed
+
+
+@pytest.mark.parametrize("forced", [Kernel.CONV_DENSE, Kernel.CONV_RICE])
+def test_rows_are_handed_on_to_a_dilated_convolution(forced, host_runtime):
+    from networks import samples
+
+    for seed in range(3):
+        builder = Builder((16, 16, 3), seed, 0.4)
+        first = builder.conv(8)
+        for dilation in (2, 3):
+            constants = builder._weights(8, 3, 3, 8)
+            builder.add(Op.CONV, constants=constants, window=Window((3, 3), (1, 1), (dilation,) * 4, (dilation,) * 2))
+        builder.add(Op.ADD, builder.last, first, low=0.0)
+        builder.add(Op.MEAN)
+        builder.dense(5)
+        graph = builder.int8()
+        written = write_ftm(graph, {kernel: 0 if kernel is forced else 10**9 for kernel in Kernel})
+        inputs = samples(graph, 10, seed)
+        assert host_runtime.run(written.data, inputs)[2] == reference.run(graph, inputs).tobytes()
+        assert written.plan.streamed == {"t1", "t2"}
 
 
 def test_the_order_is_changed_where_that_saves_memory():

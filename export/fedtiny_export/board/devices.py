@@ -7,6 +7,7 @@ plans or measures memory, and no number is invented: what no source gives is abs
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -197,7 +198,12 @@ def load_device(name_or_alias: str) -> Device:
 
 def all_devices() -> list[Device]:
     """Every board in the `devices/` folder, by id."""
-    return [load_device_file(path) for path in sorted((asset_root() / "devices").glob("*.toml"))]
+    return list(_devices_in(asset_root() / "devices"))
+
+
+@functools.cache
+def _devices_in(folder: Path) -> tuple[Device, ...]:
+    return tuple(load_device_file(path) for path in sorted(folder.glob("*.toml")))
 
 
 def load_device_file(path: Path, device_id: str | None = None) -> Device:

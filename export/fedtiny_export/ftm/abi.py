@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x314D5446  # "FTM1", little-endian
-VERSION = 3
+VERSION = 4
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
 MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
@@ -176,6 +176,9 @@ CONV = Record("conv", "parameters of the convolutions; a fully connected layer i
     Field("max_taps", "H", "most non-zero weights of one output channel; 0 where dense"),
     Field("rows", "H", "output rows made at a time, at least 1"),
     Field("groups", "H", "of input channels that some output channels read; divides both; 1 where dense"),
+    Field("dilation_height", "B", "rows from one row of the kernel to the next, at least 1"),
+    Field("dilation_width", "B", "the same of columns"),
+    Field("reserved", "H", "0"),
     Field("bias", "I", "offset of int32 per output channel, input zero point folded in"),
     Field("multiplier", "I", "offset of int32 per output channel, 0 or 2^30..2^31-1"),
     Field("shift", "I", "offset of int8 per output channel, -31..30; left is positive"),

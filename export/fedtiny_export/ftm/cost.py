@@ -15,7 +15,7 @@ from ..graph.fixed_point import activation_limits, add_numbers, conv_multipliers
 from ..graph.ir import WEIGHTED, Graph, Node, Op
 from .abi import Kernel
 from .code_sizes import CodeSizes
-from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, SPARSE_TAPS, VIEWS, groups, is_vector, plane_words
+from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, VIEWS, groups, is_vector, plane_words
 from .plan import Plan
 from .sparse import Packed
 
@@ -103,7 +103,7 @@ def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
     taps_of = np.count_nonzero(pairs, axis=1)
     used, blocks = taps_of > 0, height * -(-width // BLOCK)
     slow = used & ~(quick & (width >= BLOCK))
-    counts["sparse_taps"] = int((taps_of + taps_of % SPARSE_TAPS).sum()) * blocks
+    counts["sparse_taps"] = int(taps_of.sum()) * blocks
     counts["sparse_blocks"] = int(used.sum()) * blocks
     counts["constant"] = int((~used).sum()) * height * width
     counts["rescaled"] = int(slow.sum()) * height * width
@@ -157,17 +157,18 @@ def _window_features(graph: Graph, node: Node, rows: int, passes: int) -> dict[s
     """What filling the window takes, and moving its rows."""
     tall, wide, deep = graph.tensors[node.inputs[0]].image
     height = graph.tensors[node.output].image[0]
-    kernel, stride = node.window.kernel[0], node.window.stride[0]
-    filled = (height - 1) * stride + kernel if kernel > stride else height * kernel
+    reach, stride = node.window.reach[0], node.window.stride[0]
+    filled = (height - 1) * stride + reach if reach > stride else height * reach
     inside = min(filled, tall)
-    phases = min(node.window.stride[1], node.window.kernel[1])
+    phases = min(node.window.stride[1], node.window.reach[1])
     pairs, plane = (deep + 1) // 2, plane_words(graph, node)
     read = wide * phases // node.window.stride[1]
+    first = (rows - 1) * stride + reach - node.window.pads[0]  # rows of the image that bring their padding
     return {
         ("widened1" if deep % 4 else "widened4"): inside * read * deep,
         "planes": filled * phases * pairs,
-        "padding": filled * pairs * plane - inside * read * pairs,
-        "moved": max(0, kernel - stride) * pairs * plane * (passes - 1),
+        "padding": pairs * ((filled - inside) * plane + min(inside, first) * max(0, plane - read)),
+        "moved": max(0, reach - stride) * pairs * plane * (passes - 1),
     }
 
 

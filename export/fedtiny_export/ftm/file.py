@@ -57,12 +57,11 @@ def _lacks(graph: Graph, node: Node) -> str | None:
             return reason
     elif node.op not in (*WEIGHTED, *VIEWS):
         return f"{node.op}"
-    if node.window.dilation != (1, 1):
-        return "dilated convolution"
     if node.op in CONVOLUTIONS and node.window.kernel[0] > MAX_KERNEL_HEIGHT:
         return f"kernel over {MAX_KERNEL_HEIGHT} rows high"
-    if node.op in WINDOWED and max(*node.window.kernel, *node.window.stride, *node.window.pads) > MAX_BYTE:
-        return f"kernel, stride or padding over {MAX_BYTE}"
+    window = node.window
+    if node.op in WINDOWED and max(*window.kernel, *window.stride, *window.pads, *window.dilation) > MAX_BYTE:
+        return f"kernel, stride, padding or dilation over {MAX_BYTE}"
     return None
 
 
@@ -258,6 +257,9 @@ class _Writer:
             max_taps=packed.max_taps,
             rows=self.plan.rows.get(node.name, 1),
             groups=groups(self.graph, node),
+            dilation_height=window.dilation[0],
+            dilation_width=window.dilation[1],
+            reserved=0,
             bias=channel_bias,
             multiplier=channel_multiplier,
             shift=channel_shift,

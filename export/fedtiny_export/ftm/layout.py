@@ -18,7 +18,7 @@ from .sparse import Packed
 ALIGNMENT = 4
 # The inner loops of the runtime's convolutions: pixels, and numbers of taps, that they take at once.
 BLOCK = 8
-DENSE_TAPS, SPARSE_TAPS, DEPTHWISE_TAPS = 4, 2, 3
+DENSE_TAPS, DEPTHWISE_TAPS = 4, 3
 # what reads its input through a window
 CONVOLUTIONS = frozenset({Op.CONV, Op.DEPTHWISE})
 # what gives other shapes to the same bytes, and takes none of its own
@@ -60,23 +60,23 @@ def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: 
         return 0
     taps, kernel = packed[node.name].max_taps, packed[node.name].kernel
     if is_vector(graph, node):
-        return 4 * taps
+        return 0 if kernel is Kernel.CONV_DENSE else 4 * (2 * (taps + 1) + 1)
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
     cells = node.window.kernel[0] * node.window.kernel[1]
-    words = 2 * (taps + SPARSE_TAPS) + cells
+    words = cells + 2 * (taps + 1)
     if kernel is Kernel.CONV_DENSE:
         words = 3 * _multiple(cells * pairs, DENSE_TAPS)
     if kernel is Kernel.DEPTHWISE:
         words = 2 * _multiple(cells, DEPTHWISE_TAPS)
-    filled = (rows - 1) * node.window.stride[0] + node.window.kernel[0]
+    filled = (rows - 1) * node.window.stride[0] + node.window.reach[0]
     return 4 * (words + filled * pairs * plane_words(graph, node))
 
 
 def plane_words(graph: Graph, node: Node) -> int:
     """Words of one channel pair of one row of a convolution's window: a run of columns for each phase of the stride."""
     _, width, _ = graph.tensors[node.output].image
-    kernel, stride = node.window.kernel[1], node.window.stride[1]
-    return sum(max(width, BLOCK) + (kernel - 1 - phase) // stride for phase in range(min(stride, kernel)))
+    reach, stride = node.window.reach[1], node.window.stride[1]
+    return sum(max(width, BLOCK) + (reach - 1 - phase) // stride for phase in range(min(stride, reach)))
 
 
 def _multiple(count: int, of: int) -> int:
@@ -93,7 +93,7 @@ def _motions(graph: Graph, chain: Sequence[Node], rows: Mapping[str, int]) -> It
         if node.op in CONVOLUTIONS and before < height:
             count = min(rows.get(node.name, 1), height - before)
             stride, top = node.window.stride[0], before * node.window.stride[0]
-            end = top + (count - 1) * stride + node.window.kernel[0]
+            end = top + (count - 1) * stride + node.window.reach[0]
             while filled[at] < end:
                 y = filled[at] - node.window.pads[0]
                 if 0 <= y < graph.tensors[node.inputs[0]].image[0]:

@@ -3,7 +3,7 @@
 #define FT_ABI_H
 #include <stdint.h>
 #define FT_MAGIC 0x314D5446u
-#define FT_VERSION 3u
+#define FT_VERSION 4u
 #define FT_NO_TENSOR 0xFFFFu
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
@@ -96,13 +96,16 @@ typedef struct ft_conv {
     uint16_t max_taps; /* most non-zero weights of one output channel; 0 where dense */
     uint16_t rows; /* output rows made at a time, at least 1 */
     uint16_t groups; /* of input channels that some output channels read; divides both; 1 where dense */
+    uint8_t dilation_height; /* rows from one row of the kernel to the next, at least 1 */
+    uint8_t dilation_width; /* the same of columns */
+    uint16_t reserved; /* 0 */
     uint32_t bias; /* offset of int32 per output channel, input zero point folded in */
     uint32_t multiplier; /* offset of int32 per output channel, 0 or 2^30..2^31-1 */
     uint32_t shift; /* offset of int8 per output channel, -31..30; left is positive */
     uint32_t weights; /* offset of the packed weights */
     uint32_t weight_bytes; /* their size, a multiple of four */
 } ft_conv_t;
-#define FT_CONV_BYTES 36u
+#define FT_CONV_BYTES 40u
 typedef char ft_conv_size_check[sizeof(ft_conv_t) == FT_CONV_BYTES ? 1 : -1];
 /* parameters of the addition of two tensors of one shape */
 typedef struct ft_add {

@@ -15,21 +15,25 @@
 #include "ft_arch_plain.h"
 #endif
 
+/* Half of `twice` times the factor plus the zero point, before it is clamped. */
+static inline int32_t ft_quick_rescale_twice(int32_t twice, const ft_quick_t *quick) {
+    return ft_high(twice, quick->multiplier, quick->offset + (twice >> 31)) >> quick->shift;
+}
+
 /* x times the factor plus the zero point, before it is clamped. */
 static inline int32_t ft_quick_rescale(int32_t x, const ft_quick_t *quick) {
-    return ft_high(x, quick->multiplier, quick->offset + (x >> 31)) >> quick->shift;
+    return ft_quick_rescale_twice(x * 2, quick);
 }
 
 /* Products of a window with one or two channels. A tap is a step through the window in words, and for each channel
  * a pair of weights.
  *
  * Two channels: steps count from the tap before; the number of taps is a multiple of FT_DENSE_TAPS. One channel:
- * steps count from FT_SPARSE_MOVES words behind the tap before; the number is a multiple of FT_SPARSE_TAPS, and
- * behind the last is one whose weights are 0. Depthwise: steps as with two channels, a multiple of FT_DEPTHWISE_TAPS,
- * and one pair of weights. None is empty. The field order is known to assembly. */
+ * steps count from FT_SPARSE_MOVES words behind the tap before, and behind the last tap is one whose weights are 0.
+ * Depthwise: steps as with two channels, a multiple of FT_DEPTHWISE_TAPS, and one pair of weights. None is empty. The
+ * field order is known to assembly. */
 #define FT_DENSE_TAPS 4u
 #define FT_DEPTHWISE_TAPS 3u
-#define FT_SPARSE_TAPS 2u
 #define FT_SPARSE_MOVES 6u
 typedef struct ft_block {
     const uint32_t *taps, *end;
@@ -47,8 +51,27 @@ void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out
 void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, int32_t *sums);
 void ft_outputs_depthwise(const uint32_t *window, const ft_block_t *block, int8_t *out);
 
-/* The same of one channel of eight neighbouring pixels. */
-void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums);
-void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out);
+/* One channel on its way over rows of blocks, each of eight neighbouring pixels. The field order is known to
+ * assembly. */
+typedef struct ft_sweep {
+    const uint32_t *end; /* where this row of blocks ends in the window */
+    const uint32_t *window;
+    const uint32_t *taps;
+    uint32_t entry; /* assembly's own */
+    int32_t bias[8]; /* eight times the same */
+    uint32_t pitch; /* bytes from one output pixel to the next */
+    int32_t multiplier;
+    int8_t *out;
+    int32_t offset, shift; /* with the multiplier, a ft_quick_t */
+    uint32_t rows;
+    uint32_t step; /* bytes of the window from one row of blocks to the next */
+    uint32_t line; /* bytes of the window that a row of blocks takes */
+    uint32_t gap;  /* bytes of outputs from the end of a row of blocks to the next */
+} ft_sweep_t;
+
+/* Eight sums at `window`; or every output, where the sums are twice as large because the bias and the weights of all
+ * `taps` taps are. The sweep is used up. */
+void ft_sums_1x8(const uint32_t *window, const ft_sweep_t *sweep, int32_t *sums);
+void ft_sweep_1x8(ft_sweep_t *sweep, uint32_t taps);
 
 #endif

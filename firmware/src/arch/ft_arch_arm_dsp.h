@@ -26,9 +26,16 @@ static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
     return low >> shift | high;
 }
 
+/* These processors load words from any address. */
+static inline uint32_t ft_few_bits(const uint32_t *words, uint32_t at) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, (const uint8_t *)words + at / 8u, sizeof bits);
+    return bits >> (at % 8u);
+}
+
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
     int32_t high;
-    __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x * 2), "r"(multiplier), "r"(offset));
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(high) : "r"(x), "r"(multiplier), "r"(offset));
     return high;
 }
 
@@ -39,9 +46,9 @@ static inline int32_t ft_saturate(int32_t value) {
 
 /* Forward, so that words may move down over themselves. */
 static inline void ft_copy_words(uint32_t *to, const uint32_t *from, uint32_t words) {
-    for (; words >= 4u; words -= 4u)
-        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6}\n stmia %1!, {r3, r4, r5, r6}"
-                         : "+r"(from), "+r"(to) : : "r3", "r4", "r5", "r6", "memory");
+    for (; words >= 8u; words -= 8u)
+        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6, r8, r9, r10, r12}\n stmia %1!, {r3, r4, r5, r6, r8, r9, r10, r12}"
+                         : "+r"(from), "+r"(to) : : "r3", "r4", "r5", "r6", "r8", "r9", "r10", "r12", "memory");
     while (words-- > 0u) *to++ = *from++;
 }
 

@@ -21,9 +21,12 @@ static inline uint32_t ft_bits(const uint32_t *words, uint32_t at) {
     return (words[0] >> (at % 32u)) | (words[1] << 1 << (31u - at % 32u));
 }
 
-/* (2 * x * multiplier + 2^31 >> 32) + offset, for an x below 2^30. */
+/* The same, of which only the lowest 25 are wanted. */
+static inline uint32_t ft_few_bits(const uint32_t *words, uint32_t at) { return ft_bits(words, at); }
+
+/* (x * multiplier + 2^31 >> 32) + offset. */
 static inline int32_t ft_high(int32_t x, int32_t multiplier, int32_t offset) {
-    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31) + offset;
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 31)) >> 32) + offset;
 }
 
 static inline int32_t ft_saturate(int32_t value) { return value < -128 ? -128 : value > 127 ? 127 : value; }

@@ -3,38 +3,49 @@
 
 #if !FT_ARCH_ARM_DSP
 
-static inline int32_t dot(uint32_t a, uint32_t b) {
-    return (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
+/* Sums are eight variables and no array, so that a compiler keeps them in registers. */
+#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+#define STORE(i) sums[i] = sum##i;
+#define LOW(word) ((int16_t)(word))
+#define HIGH(word) ((int16_t)((word) >> 16))
+
+FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_sweep_t *sweep, int32_t *sums) {
+#define BEGIN(i) int32_t sum##i = sweep->bias[i];
+#define ADD_LOW(i) sum##i += LOW(window[i]) * low;
+#define ADD_HIGH(i) sum##i += HIGH(window[i]) * high;
+    EACH(BEGIN)
+    for (const uint32_t *tap = sweep->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
+        int32_t low = LOW(tap[1]), high = HIGH(tap[1]);
+        window += (int32_t)tap[0];
+        if (low != 0) { EACH(ADD_LOW) }
+        if (high != 0) { EACH(ADD_HIGH) }
+    }
+    EACH(STORE)
 }
+
+/* Four pixels of each of two channels: sums 0 to 3 and 4 to 7. */
+#define BEGIN_TWO(i) int32_t sum##i = block->bias[i / 4];
 
 FT_HOT void ft_sums_2x4(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
-    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[i / 4u];
+#define ADD_BOTH(i) sum##i += LOW(window[i % 4]) * (i < 4 ? low : low2) + HIGH(window[i % 4]) * (i < 4 ? high : high2);
+    EACH(BEGIN_TWO)
     for (const uint32_t *tap = block->taps; tap < block->end; tap += 3) {
+        int32_t low = LOW(tap[1]), high = HIGH(tap[1]), low2 = LOW(tap[2]), high2 = HIGH(tap[2]);
         window += (int32_t)tap[0];
-        for (uint32_t i = 0; i < 4u; i++) {
-            sums[i] += dot(window[i], tap[1]);
-            sums[i + 4u] += dot(window[i], tap[2]);
-        }
+        EACH(ADD_BOTH)
     }
-}
-
-FT_HOT void ft_sums_1x8(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
-    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[0];
-    for (const uint32_t *tap = block->taps; tap[1] != 0u; tap += 2, window += FT_SPARSE_MOVES) {
-        window += (int32_t)tap[0];
-        for (uint32_t i = 0; i < 8u; i++) sums[i] += dot(window[i], tap[1]);
-    }
+    EACH(STORE)
 }
 
 FT_HOT void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, int32_t *sums) {
-    for (uint32_t i = 0; i < 8u; i++) sums[i] = block->bias[i / 4u];
+#define ADD_HALF(i) sum##i += i < 4 ? LOW(window[i % 4]) * low : HIGH(window[i % 4]) * high;
+    EACH(BEGIN_TWO)
     for (const uint32_t *tap = block->taps; tap < block->end; tap += 2) {
+        int32_t low = LOW(tap[1]), high = HIGH(tap[1]);
         window += (int32_t)tap[0];
-        for (uint32_t i = 0; i < 4u; i++) {
-            sums[i] += (int16_t)window[i] * (int16_t)tap[1];
-            sums[i + 4u] += (int16_t)(window[i] >> 16) * (int16_t)(tap[1] >> 16);
-        }
+        EACH(ADD_HALF)
     }
+    EACH(STORE)
 }
 
 static void outputs_of_two(const int32_t *sums, const ft_block_t *block, int8_t *out) {
@@ -56,11 +67,19 @@ FT_HOT void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8
     outputs_of_two(sums, block, out);
 }
 
-FT_HOT void ft_outputs_1x8(const uint32_t *window, const ft_block_t *block, int8_t *out) {
+FT_HOT void ft_sweep_1x8(ft_sweep_t *sweep, uint32_t taps) {
     int32_t sums[8];
-    ft_sums_1x8(window, block, sums);
-    for (uint32_t i = 0; i < 8u; i++, out += block->pitch)
-        *out = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
+    int8_t *out = sweep->out;
+    ft_quick_t scale = {sweep->multiplier, sweep->offset, sweep->shift};
+    (void)taps;
+    for (; sweep->rows > 0u; sweep->rows--, sweep->end += sweep->step / 4u, out += sweep->gap) {
+        const uint32_t *window = sweep->end - sweep->line / 4u;
+        for (; window < sweep->end; window += 8) {
+            ft_sums_1x8(window, sweep, sums);
+            for (uint32_t i = 0; i < 8u; i++, out += sweep->pitch)
+                *out = (int8_t)ft_saturate(ft_quick_rescale_twice(sums[i], &scale));
+        }
+    }
 }
 
 #endif
