@@ -63,11 +63,17 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         default="platformio",
         help="kind of firmware project: PlatformIO, or C files for CubeIDE, Zephyr, nRF Connect and others",
     )
-    parser.add_argument(
+    encodings = parser.add_mutually_exclusive_group()
+    encodings.add_argument(
         "--optimize",
         choices=["size", "balanced", "speed"],
         default="size",
-        help="weights in the smallest encoding, in faster ones as far as flash has room, or for a tenth more flash",
+        help="weights in the smallest encoding, in faster ones for a tenth more flash, or as far as flash has room",
+    )
+    encodings.add_argument(
+        "--encoding",
+        choices=["dense", "bitmap", "gap", "rice"],
+        help="one encoding for all weights (default: for each layer the one that makes model and code smallest)",
     )
     _add_quantising(parser)
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
@@ -111,6 +117,8 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
     if options.optimize != "size" and options.runtime != "ft":
         raise UsageError(f"--optimize chooses encodings of the runtime ft, not of {options.runtime}: leave it out")
+    if options.encoding is not None and options.runtime != "ft":
+        raise UsageError(f"--encoding {options.encoding} is for the runtime ft: leave out --runtime or --encoding")
     if options.project == "plain" and options.runtime != "ft":
         raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes C files anyway")
     own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
@@ -131,6 +139,7 @@ def _export(options: argparse.Namespace) -> int:
         explained=options.explain,
         converter=options.converter,
         aim=Aim(options.optimize),
+        encoding=options.encoding,
     )
     target = options.out or Path("build") / (device.id + ("-plain" if options.project == "plain" else ""))
     write_export(target, exported, device, source.labels, options.project, own_board)
@@ -205,9 +214,9 @@ def _check(options: argparse.Namespace) -> int:
     _print_report(result.report, options.json)
     for line in result.problems:
         print(f"error: {line}", file=sys.stderr)
-    if result.problems:
-        return DIFFERS
-    return 0 if result.report.fits else OVER_BUDGET
+    if not result.report.fits:
+        return OVER_BUDGET
+    return DIFFERS if result.problems else 0
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
+from .board.advice import forced
 from .board.budget import Report, make_report, plan_figures
 from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
@@ -22,8 +23,9 @@ from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, lab
 from .board.render import plain_text
 from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
+from .ftm.abi import Kernel
 from .ftm.code_sizes import load_code_sizes
-from .ftm.file import Ftm, write_ftm
+from .ftm.file import Ftm, encodings, lay_out, write_ftm
 from .ftm.optimize import Aim, faster
 from .graph import reference
 from .graph.evaluate import Accuracy, accuracy, to_int8
@@ -42,6 +44,12 @@ from .tflm.files import measured_arena, tflm_files
 from .tflm.report import make_tflm_report
 from .untrusted import read_json_object
 
+ENCODINGS = {
+    "dense": Kernel.CONV_DENSE,
+    "bitmap": Kernel.CONV_BITMAP,
+    "gap": Kernel.CONV_GAP,
+    "rice": Kernel.CONV_RICE,
+}
 OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
@@ -71,6 +79,7 @@ def make_export(
     explained: bool = False,
     converter: str = OURS,
     aim: Aim = Aim.SIZE,
+    encoding: str | None = None,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
     whole, foreign = quantized(source), None
@@ -80,7 +89,7 @@ def make_export(
     noise = _noise(source, whole) if explained else ()
     graph = reduce_graph(whole)
     tables = table_bytes(source, graph)
-    ftm = _ftm(device, graph, tables, aim) if runtime == FT else None
+    ftm = _laid_out(device, graph, tables, aim, encoding) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
@@ -99,10 +108,13 @@ def make_export(
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
 
 
-def _ftm(device: Device, graph: Graph, tables: Mapping[str, int], aim: Aim) -> Ftm:
-    """The model in its smallest form, or in a faster one for which the board has room."""
+def _laid_out(device: Device, graph: Graph, tables: Mapping[str, int], aim: Aim, encoding: str | None) -> Ftm:
+    """The model in its smallest form, in a faster one for which the board has room, or in one encoding throughout."""
     sizes = load_code_sizes(device.cpu)
     code_bytes = sizes.kernel_bytes() if sizes else {}
+    if encoding is not None:
+        encodings(graph, code_bytes)  # refuses what the runtime cannot run
+        return lay_out(graph, forced(graph, ENCODINGS[encoding]))
     smallest = write_ftm(graph, code_bytes)
     if aim is Aim.SIZE:
         return smallest

@@ -21,13 +21,12 @@ from ..ftm import sparse
 from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
 from ..ftm.file import Ftm, kernels_for
-from ..ftm.layout import Buffer
 from ..ftm.optimize import break_even
-from ..ftm.plan import Plan
 from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
+from .advice import overs, ways_out
 from .devices import Device, Memory, all_devices, next_board_up
 from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
@@ -205,7 +204,7 @@ def make_report(
             for b, offset in zip(ftm.plan.buffers, ftm.plan.offsets, strict=True)
         ),
         arena_lower_bound=ftm.plan.lower_bound,
-        advice=_advice(device, figures, ftm, graph, tables),
+        advice=_advice(device, figures, ftm, tables),
         notes=_notes(device, sizes, board),
     )
 
@@ -334,26 +333,12 @@ def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) ->
     return tuple(notes)
 
 
-def _advice(
-    device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph, tables: Mapping[str, int]
-) -> tuple[str, ...]:
+def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, tables: Mapping[str, int]) -> tuple[str, ...]:
     """What is over its limit, by how much and where, and what would help, computed."""
-    lines = []
-    for figure in figures:
-        if not figure.over or figure.value is None or figure.limit is None:
-            continue
-        lines.append(
-            f"{figure.name} needs {figure.value:,} bytes; {figure.region} of {device.id} has {figure.limit:,}: "
-            f"{figure.over:,} bytes too many"
-        )
+    lines = overs(device, figures)
     if not lines:
         return ()
-    flash_over = max((f.over for f in figures if f.name.startswith("flash.")), default=0)
-    ram_over = max((f.over for f in figures if f.name.startswith("ram.")), default=0)
-    if flash_over:
-        lines.append(_density_advice(ftm, flash_over))
-    if ram_over:
-        lines.append(_peak_advice(ftm.plan.graph, ftm.plan))
+    lines += ways_out(device, figures, ftm, lambda other: plan_figures(device, other, tables, None))
     return (*lines, other_boards(device, lambda other: plan_figures(other, ftm, tables, None)))
 
 
@@ -366,24 +351,3 @@ def other_boards(device: Device, plan: Callable[[Device], Iterable[Figure]]) -> 
         return f"boards it fits: {', '.join(other.id for other in fitting) or 'none of those known'}"
     room = f"{up.region_for('model').size:,} bytes of flash and {up.region_for('arena').size:,} of RAM"
     return f"the next board up: {up.id} ({up.name}, {room}); it fits {len(fitting)} boards: fedtiny-devices --fits"
-
-
-def _density_advice(ftm: Ftm, over: int) -> str:
-    streams = sum(len(packed.data) for packed in ftm.packed.values())
-    if over >= streams:
-        said = f"all weights together take {streams:,} bytes, so pruning alone cannot save {over:,}"
-        return f"{said}: use a narrower model"
-    share = (streams - over) / streams
-    said = f"weights would have to shrink from {streams:,} to {streams - over:,} bytes"
-    return f"{said}: train at about {share:.0%} of this density"
-
-
-def _peak_advice(graph: Graph, plan: Plan) -> str:
-    def alive(index: int) -> list[Buffer]:
-        return [buffer for buffer in plan.buffers if buffer.first <= index <= buffer.last]
-
-    peak = max(range(len(graph.nodes)), key=lambda index: sum(buffer.size for buffer in alive(index)))
-    names = ", ".join(f"{buffer.name} {buffer.size:,}" for buffer in alive(peak))
-    total = sum(buffer.size for buffer in alive(peak))
-    said = f"the arena peaks at operator {graph.nodes[peak].name} with {total:,} bytes alive ({names})"
-    return f"{said}: a smaller input or fewer channels there would help"

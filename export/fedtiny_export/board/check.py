@@ -20,7 +20,7 @@ from ..errors import FedtinyError, ToolMissingError
 from ..untrusted import guarded, read_arrays
 from .devices import Device
 from .elf import Image, read_image
-from .emulator import Firmware, Run, build, build_with_pio, require_tools, run
+from .emulator import Firmware, Run, build, build_oversized, build_with_pio, require_tools, run
 from .ledger import MEASURED_ELF, Row, measured_rows
 
 MEASURED_RUN = "measured-run"
@@ -97,6 +97,16 @@ def measure(
         model_crc32=log["model_crc32"],
         notes=() if result.uncounted is None else (result.uncounted,),
         ledger=_ledger(folder, image, firmware, planned),
+    )
+
+
+def measure_oversized(folder: Path, device: Device, planned: Sequence[Row]) -> Measured:
+    """Flash and RAM of a firmware that the board cannot hold, as they would be linked. Nothing is run."""
+    firmware, roomy = build_oversized(folder, device)
+    image = read_image(firmware.elf, roomy)
+    model = zlib.crc32((folder / "model.ftm").read_bytes())
+    return Measured(
+        elf_figures(image, device), True, None, None, model, ledger=_ledger(folder, image, firmware, planned)
     )
 
 

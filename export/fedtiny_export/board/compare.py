@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_atomically
-from ..errors import FedtinyError, ToolMissingError, UsageError
+from ..errors import FedtinyError, OverBudgetError, ToolMissingError, UsageError
 from ..export import write_report
 from ..untrusted import guarded, read_array, read_text
 from .budget import Figure, Report, read_report
-from .check import FigureTuple, Measured, measure, read_log
+from .check import FigureTuple, Measured, measure, measure_oversized, read_log
 from .devices import OWN_BOARD, Device, all_devices, load_device_file
 from .emulator import require_tools
 from .ledger import PLANNED
@@ -93,9 +93,11 @@ def check_folder(
         return Checked(report, ())
     if require_run or inputs is not None:
         require_tools(device)
-    measured = measure(
-        folder, device, None if inputs is None else read_array(inputs), use_pio=use_pio, planned=report.ledger
-    )
+    given = None if inputs is None else read_array(inputs)
+    try:
+        measured = measure(folder, device, given, use_pio=use_pio, planned=report.ledger)
+    except OverBudgetError as error:
+        return _oversized(folder, device, report, error)
     if measured is None:
         return Checked(report, ())
     if outputs is not None and measured.outputs is not None:
@@ -131,6 +133,17 @@ def _finish(folder: Path, report: Report, measured: Measured, where: str, change
     renewed = report.with_measured(figures, run, measured.ledger)
     write_report(folder, renewed)
     return Checked(renewed, tuple(problems))
+
+
+def _oversized(folder: Path, device: Device, report: Report, error: OverBudgetError) -> Checked:
+    """A report when it is needed most: what the firmware takes that does not link, by owner."""
+    measured = measure_oversized(folder, device, report.ledger)
+    figures = [_figure(report, found) for found in measured.figures]
+    renewed = report.with_measured(
+        figures, {"run on": "nothing: it does not link", "link": str(error)}, measured.ledger
+    )
+    write_report(folder, renewed)
+    return Checked(renewed, (str(error),))
 
 
 def _figure(report: Report, found: FigureTuple) -> Figure:
