@@ -63,7 +63,14 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         default="platformio",
         help="kind of firmware project: PlatformIO, or C files for CubeIDE, Zephyr, nRF Connect and others",
     )
-    parser.add_argument(
+    encodings = parser.add_mutually_exclusive_group()
+    encodings.add_argument(
+        "--optimize",
+        choices=["size", "balanced", "speed"],
+        default="size",
+        help="weights in the smallest encoding, in faster ones for a tenth more flash, or as far as flash has room",
+    )
+    encodings.add_argument(
         "--encoding",
         choices=["dense", "bitmap", "gap", "rice"],
         help="one encoding for all weights (default: for each layer the one that makes model and code smallest)",
@@ -114,6 +121,8 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError("--explain is for our own converter: leave out --converter")
     if options.min_accuracy is not None and not 0.0 <= options.min_accuracy <= 1.0:
         raise UsageError(f"--min-accuracy {options.min_accuracy:g}: give a share between 0 and 1")
+    if options.optimize != "size" and options.runtime != "ft":
+        raise UsageError(f"--optimize chooses encodings of the runtime ft, not of {options.runtime}: leave it out")
     if options.encoding is not None and options.runtime != "ft":
         raise UsageError(f"--encoding {options.encoding} is for the runtime ft: leave out --runtime or --encoding")
     if options.project == "plain" and options.runtime != "ft":
@@ -121,6 +130,7 @@ def _export(options: argparse.Namespace) -> int:
     own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
     device = load_device(options.target) if own_board is None else load_device_file(own_board)
     from .export import make_export, write_export
+    from .ftm.optimize import Aim
     from .quant.calibration import read_choice
     from .source import Wishes, newest_run, read_source
 
@@ -134,6 +144,7 @@ def _export(options: argparse.Namespace) -> int:
         options.runtime,
         explained=options.explain,
         converter=options.converter,
+        aim=Aim(options.optimize),
         encoding=options.encoding,
     )
     said = _replaces(options.compatible_with, exported.ftm.data if exported.ftm else None)

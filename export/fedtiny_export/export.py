@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
 from .board.advice import forced
-from .board.budget import Report, make_report
+from .board.budget import Report, make_report, plan_figures
 from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
 from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
@@ -25,6 +26,7 @@ from .errors import FedtinyError, UsageError
 from .ftm.abi import Kernel
 from .ftm.code_sizes import load_code_sizes
 from .ftm.file import Ftm, encodings, lay_out, write_ftm
+from .ftm.optimize import Aim, faster
 from .graph import reference
 from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
@@ -76,6 +78,7 @@ def make_export(
     *,
     explained: bool = False,
     converter: str = OURS,
+    aim: Aim = Aim.SIZE,
     encoding: str | None = None,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
@@ -85,7 +88,8 @@ def make_export(
         whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
     graph = reduce_graph(whole)
-    ftm = _laid_out(graph, device, encoding) if runtime == FT else None
+    tables = table_bytes(source, graph)
+    ftm = _laid_out(device, graph, tables, aim, encoding) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
@@ -93,7 +97,6 @@ def make_export(
     labelled = source.samples is not None and source.samples.y is not None
     exact = None if source.is_int8 else source.graph
     measured = accuracy(exact, graph, source.samples) if labelled and source.samples else None
-    tables = table_bytes(source, graph)
     arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
         facts = (device, whole, graph, len(tflite), source.name, measured)
@@ -105,14 +108,19 @@ def make_export(
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
 
 
-def _laid_out(graph: Graph, device: Device, encoding: str | None) -> Ftm:
-    """The model file: encodings as they are smallest together, or one for all layers that can have it."""
+def _laid_out(device: Device, graph: Graph, tables: Mapping[str, int], aim: Aim, encoding: str | None) -> Ftm:
+    """The model in its smallest form, in a faster one for which the board has room, or in one encoding throughout."""
     sizes = load_code_sizes(device.cpu)
-    code = sizes.kernel_bytes() if sizes else {}
-    if encoding is None:
-        return write_ftm(graph, code)
-    encodings(graph, code)  # refuses what the runtime cannot run
-    return lay_out(graph, forced(graph, ENCODINGS[encoding]))
+    code_bytes = sizes.kernel_bytes() if sizes else {}
+    if encoding is not None:
+        encodings(graph, code_bytes)  # refuses what the runtime cannot run
+        return lay_out(graph, forced(graph, ENCODINGS[encoding]))
+    smallest = write_ftm(graph, code_bytes)
+    if aim is Aim.SIZE:
+        return smallest
+    flash = [f for f in plan_figures(device, smallest, tables, None) if f.name in ("flash.model", "flash.total")]
+    room = min(f.limit - f.value for f in flash if f.limit is not None and f.value is not None)
+    return faster(graph, smallest, code_bytes, aim, room)
 
 
 def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:

@@ -318,3 +318,17 @@ def test_the_process_never_loads_torch(run, tmp_path):
         "assert not {'torch', 'tensorflow', 'fedtiny_train'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_optimising_for_speed(tmp_path, capsys):
+    run = make_run(tmp_path / "run", density=0.5)
+    found = {}
+    for aim in ("size", "speed"):
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / aim, "--optimize", aim) == 0
+        report = json.loads((tmp_path / aim / "report.json").read_text())
+        found[aim] = {figure["name"]: figure["value"] for figure in report["figures"]}
+        assert all(0 <= layer["break_even"]["speed"] <= 1 for layer in report["layers"] if layer["weights"])
+    assert found["speed"]["instructions"] < found["size"]["instructions"]
+    assert found["speed"]["flash.total"] > found["size"]["flash.total"]
+    assert call(run, "--target", "qemu-m4", "--out", tmp_path / "x", "--optimize", "speed", "--runtime", "tflm") == 2
+    assert "--optimize chooses encodings of the runtime ft" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from ..ftm import sparse
 from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
 from ..ftm.file import Ftm, kernels_for
+from ..ftm.optimize import break_even
 from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
@@ -64,6 +65,7 @@ class Layer:
     sizes: dict[str, int]
     macs: int
     macs_executed: int
+    break_even: dict[str, float] | None = None  # densities below which pruning makes it smaller, and faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,7 @@ def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
         sizes={_encoding_name(kernel.name): sparse.sizes(weight)[kernel] for kernel in kernels_for(graph, node)},
         macs=nominal_macs(graph, node),
         macs_executed=executed_macs(graph, node, packed.kernel),
+        break_even=dataclasses.asdict(pays) if (pays := break_even(ftm.plan, node)) else None,
     )
 
 

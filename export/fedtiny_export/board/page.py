@@ -8,6 +8,7 @@ from html import escape
 from .budget import ArenaBuffer, Report
 from .ledger import PLANNED
 from .render import (
+    break_even_cells,
     byte_cells,
     byte_source,
     figure_cells,
@@ -157,7 +158,7 @@ def _layers_html(report: Report) -> str:
     for layer in report.layers:
         shape = "×".join(str(side) for side in layer.output)
         if not layer.weights:
-            body.append([layer.name, shape, *[""] * 9])
+            body.append([layer.name, shape, *[""] * 11])
             continue
         sizes = [f"{layer.sizes.get(name, 0):,}" for name in ("dense", "bitmap", "gap")]
         counts = [f"{layer.weights:,}", f"{layer.nonzero:,}", percent(layer.nonzero / layer.weights)]
@@ -170,6 +171,7 @@ def _layers_html(report: Report) -> str:
                 layer.encoding,
                 f"{layer.macs:,}",
                 f"{layer.macs_executed:,}",
+                *break_even_cells(layer),
             ]
         )
     header = [
@@ -184,6 +186,8 @@ def _layers_html(report: Report) -> str:
         "chosen",
         "MACs",
         "executed",
+        "smaller below",
+        "faster below",
     ]
     return _html_table(header, body)
 

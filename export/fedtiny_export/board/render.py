@@ -93,10 +93,11 @@ def _figure_table(report: Report) -> list[str]:
 
 def _layer_table(layers: Sequence[Layer]) -> list[str]:
     table = [["layer", "output", "weights", "nonzero", "density", "encoding", "bytes", "dense", "MACs", "executed"]]
+    table[0] += ["smaller below", "faster below"]
     for layer in layers:
         shape = "x".join(str(side) for side in layer.output)
         if not layer.weights:
-            table.append([layer.name, shape, *[""] * 8])
+            table.append([layer.name, shape, *[""] * 10])
             continue
         density = percent(layer.nonzero / layer.weights)
         numbers = (layer.sizes.get("dense", 0), layer.macs, layer.macs_executed)
@@ -107,8 +108,14 @@ def _layer_table(layers: Sequence[Layer]) -> list[str]:
             layer.encoding,
             f"{layer.packed_bytes:,}",
         ]
-        table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers)])
-    return columns(table, {2, 3, 4, 6, 7, 8, 9})
+        table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers), *break_even_cells(layer)])
+    return columns(table, {2, 3, 4, 6, 7, 8, 9, 10, 11})
+
+
+def break_even_cells(layer: Layer) -> list[str]:
+    """The densities below which pruning the layer pays, in bytes and in instructions."""
+    pays = layer.break_even
+    return ["", ""] if pays is None else [percent(pays["size"]), percent(pays["speed"])]
 
 
 def noise_cells(report: Report) -> list[list[str]]:
