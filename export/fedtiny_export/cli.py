@@ -75,6 +75,12 @@ def export_main(arguments: Sequence[str] | None = None) -> None:
         choices=["dense", "bitmap", "gap", "rice"],
         help="one encoding for all weights (default: for each layer the one that makes model and code smallest)",
     )
+    parser.add_argument(
+        "--compatible-with",
+        type=Path,
+        metavar="DIR",
+        help="refuse a model that the firmware of this export folder would not take (an update in the field)",
+    )
     _add_quantising(parser)
     parser.add_argument("--eval", type=Path, metavar="FILE.npz", help="`x` and `y` to state the accuracy on")
     parser.add_argument(
@@ -141,15 +147,27 @@ def _export(options: argparse.Namespace) -> int:
         aim=Aim(options.optimize),
         encoding=options.encoding,
     )
+    said = _replaces(options.compatible_with, exported.ftm.data if exported.ftm else None)
     target = options.out or Path("build") / (device.id + ("-plain" if options.project == "plain" else ""))
     write_export(target, exported, device, source.labels, options.project, own_board)
     _print_report(exported.report, options.json)
     print(f"written to {target}", file=sys.stderr)
-    for line in (*exported.report.advice, *exported.report.gates):
+    for line in (*said, *exported.report.advice, *exported.report.gates):
         print(line, file=sys.stderr)
     if not exported.report.fits:
         return OVER_BUDGET
     return GATE_MISSED if exported.report.gates else 0
+
+
+def _replaces(folder: Path | None, model: bytes | None) -> tuple[str, ...]:
+    """What is to be said about a model that shall replace that of an export; one that cannot is refused."""
+    from .board.compatible import check_compatible
+
+    if folder is None:
+        return ()
+    if model is None:
+        raise UsageError("--compatible-with is for the runtime ft: leave out --runtime")
+    return check_compatible(folder, model)
 
 
 def _print_report(report: Report, as_json: bool) -> None:
