@@ -53,6 +53,8 @@ def test_an_emulated_board_of_one_s_own_is_built_run_and_as_planned(run, tmp_pat
     assert values["flash.total", "measured-elf"]["limit"] == 262_144
     assert values["ram.total", "measured-elf"]["value"] == values["ram.total", "planned"]["value"]
     assert values["ram.total", "measured-elf"]["limit"] == 65_536
+    rows = [row["bytes"] for row in report["ledger"] if row["area"] == "flash.code" and row["source"] == "planned"]
+    assert sum(rows) == values["flash.code", "planned"]["value"]
 
 
 def test_a_real_board_of_one_s_own_answers_by_its_log(run, tmp_path, capsys):

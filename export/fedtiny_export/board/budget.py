@@ -223,7 +223,7 @@ def _dense_figures(
 
 def _planned_ledger(device: Device, ftm: Ftm, tables: Mapping[str, int], figures: Sequence[Figure]) -> tuple[Row, ...]:
     """Rows that add up to every planned figure of flash and RAM that is known."""
-    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    sizes, board = load_code_sizes(device.cpu), board_sizes(device)
     known = {figure.name: figure.value or 0 for figure in figures}
     rows = list(model_rows(ftm.ledger))
     if sizes is not None:
