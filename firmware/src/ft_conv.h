@@ -145,7 +145,8 @@ static inline ft_taps_t ft_taps(ft_conv_state_t *state, uint32_t position) {
     sweep->taps = ft_first_tap(state);
     sweep->pitch = state->context->output.channels;
     sweep->step = 4u * state->conv.stride_height * state->row;
-    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + state->fan, state->fan, state->fan, state->plane, 0u};
+    uint32_t fan = state->fan;
+    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + fan, fan, fan, state->plane, 0u};
     return taps;
 }
 
@@ -185,7 +186,7 @@ static inline void ft_put_tap(ft_taps_t *taps, int32_t value) {
     taps->left = at + FT_SPARSE_MOVES;
 }
 
-/* Compute the output channel whose taps end at `end`. */
+/* Compute the output channel whose taps end at `end`; one more fits behind them. */
 void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end);
 
 #endif

@@ -36,7 +36,8 @@ static void constant(const ft_conv_state_t *state, int8_t *out) {
     uint32_t pitch = state->sweep.pitch, pixels = state->height * state->context->output.width;
     ft_conv_store(state, &state->numbers, &state->numbers.bias, 1u, out, 1u);
     int8_t value = *out;
-    for (; pixels >= 4u; pixels -= 4u, out += 4u * pitch) out[0] = out[pitch] = out[2u * pitch] = out[3u * pitch] = value;
+    for (; pixels >= 4u; pixels -= 4u, out += 4u * pitch)
+        out[0] = out[pitch] = out[2u * pitch] = out[3u * pitch] = value;
     for (; pixels > 0u; pixels--, out += pitch) *out = value;
 }
 

@@ -332,3 +332,12 @@ def test_optimising_for_speed(tmp_path, capsys):
     assert found["speed"]["flash.total"] > found["size"]["flash.total"]
     assert call(run, "--target", "qemu-m4", "--out", tmp_path / "x", "--optimize", "speed", "--runtime", "tflm") == 2
     assert "--optimize chooses encodings of the runtime ft" in capsys.readouterr().err
+
+
+def test_the_dense_column_is_what_dense_weights_would_take(tmp_path):
+    run = make_run(tmp_path / "run")
+    for flags in ([], ["--encoding", "dense"]):
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / f"out{len(flags)}", *flags) == 0
+    sparse, dense = (json.loads((tmp_path / f"out{count}" / "report.json").read_text()) for count in (0, 2))
+    assert sparse["dense"] == {figure["name"]: figure["value"] for figure in dense["figures"]}
+    assert sparse["dense"]["flash.model"] > max(f["value"] for f in sparse["figures"] if f["name"] == "flash.model")

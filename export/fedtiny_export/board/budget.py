@@ -18,15 +18,16 @@ import numpy as np
 
 from ..errors import FedtinyError
 from ..ftm import sparse
+from ..ftm.abi import Kernel
 from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
-from ..ftm.file import Ftm, kernels_for
+from ..ftm.file import Ftm, kernels_for, lay_out
 from ..ftm.optimize import break_even
 from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
-from .advice import overs, ways_out
+from .advice import forced, overs, ways_out
 from .devices import Device, Memory, all_devices, next_board_up
 from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
@@ -113,6 +114,7 @@ class Report:
     gates: tuple[str, ...] = ()
     run: dict[str, str] | None = None
     noise: tuple[LayerNoise, ...] = ()
+    dense: dict[str, int | None] | None = None  # the planned figures with every weight stored, zeros and all
 
     def __post_init__(self) -> None:
         if set(self.accuracy) != {"int8", "float", "samples"}:
@@ -206,7 +208,17 @@ def make_report(
         arena_lower_bound=ftm.plan.lower_bound,
         advice=_advice(device, figures, ftm, tables),
         notes=_notes(device, sizes, board),
+        dense=_dense_figures(device, graph, tables, sizes),
     )
+
+
+def _dense_figures(
+    device: Device, graph: Graph, tables: Mapping[str, int], sizes: CodeSizes | None
+) -> dict[str, int | None]:
+    """What the same network takes with dense int8 weights."""
+    ftm = lay_out(graph, forced(graph, Kernel.CONV_DENSE))
+    planned = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
+    return {figure.name: figure.value for figure in planned}
 
 
 def _planned_ledger(device: Device, ftm: Ftm, tables: Mapping[str, int], figures: Sequence[Figure]) -> tuple[Row, ...]:

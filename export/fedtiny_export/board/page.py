@@ -27,7 +27,7 @@ _STYLE = """
 --a:#2563a8;--b:#d97b29;--bad:#b3261e;--ok:#1a7f4b}
 @media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6e9ef;--soft:#9aa4b5;--line:#323a47;--card:#1c222c;
 --a:#6ea8e6;--b:#e9a35f;--bad:#ff8a80;--ok:#62c796}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:1100px;padding:1.2rem;background:var(--bg);color:var(--fg);
+*{box-sizing:border-box}body{margin:0 auto;max-width:1220px;padding:1.2rem;background:var(--bg);color:var(--fg);
 font:15px/1.5 system-ui,sans-serif}h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .5rem}
 p{margin:.3rem 0}.soft{color:var(--soft)}.ok{color:var(--ok)}.bad{color:var(--bad)}.wide{overflow-x:auto}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.6rem;margin:1rem 0}
@@ -164,16 +164,17 @@ def _layers_html(report: Report) -> str:
     for layer in report.layers:
         shape = "×".join(str(side) for side in layer.output)
         if not layer.weights:
-            body.append([layer.name, shape, *[""] * 11])
+            body.append([layer.name, shape, *[""] * 10])
             continue
-        sizes = [f"{layer.sizes.get(name, 0):,}" for name in ("dense", "bitmap", "gap")]
+        dense = layer.sizes.get("dense") or layer.sizes.get("depthwise") or 0
         counts = [f"{layer.weights:,}", f"{layer.nonzero:,}", percent(layer.nonzero / layer.weights)]
         body.append(
             [
                 layer.name,
                 shape,
                 *counts,
-                *sizes,
+                f"{dense:,}",
+                f"{layer.packed_bytes:,}",
                 layer.encoding,
                 f"{layer.macs:,}",
                 f"{layer.macs_executed:,}",
@@ -187,9 +188,8 @@ def _layers_html(report: Report) -> str:
         "non-zero",
         "density",
         "dense B",
-        "bitmap B",
-        "gap B",
-        "chosen",
+        "chosen B",
+        "encoding",
         "MACs",
         "executed",
         "smaller below",

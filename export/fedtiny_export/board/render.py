@@ -6,6 +6,7 @@ Both show the same `Report`; neither computes anything the report does not hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..quant.explain import worst
 from .budget import Figure, Layer, Report
@@ -77,20 +78,26 @@ def _deviation(planned: Figure, measured: Figure | None) -> str:
 
 
 def figure_cells(report: Report) -> list[list[str]]:
-    """The table of figures, header first; columns for what was measured only where something was."""
-    measured = any(figure.source != PLANNED for figure in report.figures)
-    table = [["figure", "planned", *(["measured", "deviation", "source"] if measured else []), "limit", "region"]]
+    """The table of figures, header first; columns for what was measured only where something was.
+
+    `dense int8` is the plan of the same network with every weight stored.
+    """
+    measured, dense = any(figure.source != PLANNED for figure in report.figures), report.dense
+    head = ["figure", "planned", *(["measured", "deviation", "source"] if measured else [])]
+    table = [[*head, *(["dense int8"] if dense else []), "limit", "region"]]
     for planned, real in rows(report):
         cells = [planned.name, value(planned)]
         if measured:
             cells += [value(real), _deviation(planned, real), real.source] if real else ["", "", ""]
+        cells += [value(replace(planned, value=dense.get(planned.name)))] if dense else []
         table.append([*cells, f"{planned.limit:,}" if planned.limit else "", planned.region or ""])
     return table
 
 
 def _figure_table(report: Report) -> list[str]:
     table = figure_cells(report)
-    return columns(table, {1, 2, 3, 5} if "measured" in table[0] else {1, 2})
+    words = {"figure", "source", "region"}
+    return columns(table, {place for place, name in enumerate(table[0]) if name not in words})
 
 
 def _layer_table(layers: Sequence[Layer]) -> list[str]:
