@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..ftm import sparse
 from ..ftm.abi import Kernel
-from ..ftm.file import Ftm, kernels_for, lay_out
+from ..ftm.code_sizes import load_code_sizes
+from ..ftm.file import Ftm, encodings, kernels_for, lay_out
 from ..ftm.plan import Plan
 from ..graph.ir import WEIGHTED, Graph
 from .devices import Device
@@ -40,7 +41,7 @@ def ways_out(device: Device, figures: Sequence[Figure], ftm: Ftm, plan: Planner)
     flash_over = max((f.over for f in figures if f.name.startswith("flash.")), default=0)
     ram_over = max((f.over for f in figures if f.name.startswith("ram.")), default=0)
     if flash_over or ram_over:
-        yield from _encoding_advice(ftm, plan, flash_over, ram_over)
+        yield from _encoding_advice(device, ftm, plan, flash_over + ram_over)
     if flash_over:
         yield _density_advice(ftm, flash_over)
     if ram_over:
@@ -59,17 +60,22 @@ def forced(graph: Graph, kernel: Kernel) -> tuple[Kernel, ...]:
     return tuple(found)
 
 
-def _encoding_advice(ftm: Ftm, plan: Planner, flash_over: int, ram_over: int) -> Iterator[str]:
-    """The one encoding for all layers that leaves the fewest bytes too many, if that is fewer than now."""
-    best, name, saved = flash_over + ram_over, "", ""
-    for kernel in sparse.CONVS:
-        other = list(plan(lay_out(ftm.plan.graph, forced(ftm.plan.graph, kernel))))
+def _encoding_advice(device: Device, ftm: Ftm, plan: Planner, over: int) -> Iterator[str]:
+    """The smallest encodings, or the one for all layers, that leave the fewest bytes too many, if fewer than now."""
+    graph, sizes = ftm.plan.graph, load_code_sizes(device.cpu)
+    ways = {"--optimize size": encodings(graph, sizes.kernel_bytes() if sizes else {})}
+    ways |= {
+        f"--encoding {kernel.name.removeprefix('CONV_').lower()}": forced(graph, kernel) for kernel in sparse.CONVS
+    }
+    best, name, saved = over, "", ""
+    for way, kernels in ways.items():
+        other = list(plan(lay_out(graph, kernels)))
         groups = [max((f.over for f in other if f.name.startswith(group)), default=0) for group in ("flash.", "ram.")]
         if sum(groups) < best:
-            best, name = sum(groups), kernel.name.removeprefix("CONV_").lower()
+            best, name = sum(groups), way
             saved = "fits" if best == 0 else f"leaves {groups[0]:,} bytes too many in flash and {groups[1]:,} in RAM"
     if name:
-        yield f"another encoding: --encoding {name} {saved}"
+        yield f"another encoding: {name} {saved}"
 
 
 def _density_advice(ftm: Ftm, over: int) -> str:

@@ -21,6 +21,7 @@ from .render import (
     verdict,
 )
 
+TEXT_COLUMNS = {"owner", "part", "source", "region", "operator", "chosen"}
 _STYLE = """
 :root{--bg:#fff;--fg:#1d2330;--soft:#5b6577;--line:#d9dee7;--card:#f5f7fa;
 --a:#2563a8;--b:#d97b29;--bad:#b3261e;--ok:#1a7f4b}
@@ -37,6 +38,8 @@ th:first-child,td:first-child,td.t,th.t{text-align:left}svg{display:block;width:
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 .legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;
 margin-right:.35em}
+@media(max-width:600px){body{padding:.8rem}table{font-size:.74rem}th,td{padding:.2rem .3rem}th{white-space:normal}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--bg)}}
 """
 
 
@@ -90,8 +93,11 @@ def _arena_svg(buffers: Sequence[ArenaBuffer], names: Sequence[str]) -> str:
 
 
 def _html_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
+    def cells(tag: str, row: Sequence[str]) -> str:
+        sides = [' class="t"' if name in TEXT_COLUMNS else "" for name in header]
+        return "".join(f"<{tag}{side}>{escape(cell)}</{tag}>" for side, cell in zip(sides, row, strict=True))
+
+    head, lines = cells("th", header), [f"<tr>{cells('td', row)}</tr>" for row in body]
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 

@@ -72,6 +72,8 @@ def columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
 def _deviation(planned: Figure, measured: Figure | None) -> str:
     if measured is None or measured.value is None or not planned.value:
         return ""
+    if measured.value == planned.value:
+        return "exact"
     return f"{100 * (measured.value / planned.value - 1):+.1f} %"
 
 
