@@ -1,9 +1,10 @@
 """TensorFlow Lite Micro's answers, byte for byte, on every emulated processor, and what was planned beside what is.
 
 Each model, an int8 .tflite file or a run folder, is exported for each board. On an emulated one it is built and run on
-random inputs of several amplitudes; TensorFlow Lite Micro runs the file as it was given, or a run's model.tflite. `flash` is how far the ELF file is from the plan, which was written before any compiler ran, `stack` how many
-bytes the high-water mark lies below it; static RAM and arena are those planned, or it is said. Where a network does not
-fit, exit code 3 is what is asked for. Real boards are only exported.
+random inputs of several amplitudes; TensorFlow Lite Micro runs the file as it was given, or a run's model.tflite.
+`flash` is how far the ELF file is from the plan, which was written before any compiler ran, `stack` how many bytes the
+high-water mark lies below it; static RAM and arena are those planned, or it is said. Where a network does not fit, exit
+code 3 is what is asked for. Real boards are only exported.
 
     python benchmarks/equality.py [--inputs 100] [--boards qemu-m4 esp32 ...] --models RUN FILE.tflite ...
 """
