@@ -72,6 +72,7 @@ def measure_row(graph: Graph, device: Device, vectors: int = 4) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
+        (folder / "model.ftm").write_bytes(ftm.data)
         write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
         found = measure(folder, device, None)
     if found is None or not found.golden_equal or found.notes:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from fedtiny_export.errors import UsageError, nearest
 from fedtiny_export.untrusted import guarded, read_text
 
-from fedtiny_train.options import WIDTHS, Config, ModelOptions, ServerOptions, options, sections
+from fedtiny_train.options import IN_BLOCKS, WIDTHS, Config, ModelOptions, ServerOptions, options, sections
 
 Scalar = bool | int | float | str
 # What an option without a limit of its own may be: TOML's whole numbers, and what training's float32 can hold.
@@ -151,6 +151,11 @@ def check(config: Config) -> None:
         )
     if config.train.qat_rounds > config.train.rounds or (config.train.qat_rounds and not config.train.qat):
         raise ValueError("qat_rounds is how many of the rounds qat takes; give --qat, and no more than --rounds")
+    if config.pruning.prune_block > 1 and settle(config).train.method not in IN_BLOCKS:
+        raise ValueError(
+            f"prune_block is {config.pruning.prune_block}, but {config.train.method} moves single weights; "
+            f"methods that prune in blocks: {', '.join(IN_BLOCKS)}"
+        )
     if config.train.method == "synflow" and config.model.norm == "scaled":
         raise ValueError(
             "synflow scores weights without their signs, and norm scaled takes each filter's mean away, which leaves "

@@ -88,13 +88,14 @@ def top_gradients_of(lesson: Lesson) -> Habit | None:
 
     def results() -> dict[str, wire.Tensor]:
         scales = deviations(lesson.model) if lesson.numbers.get("scale_by_norm") else {}
+        block = int(lesson.numbers.get("block", 1))
         found: dict[str, wire.Tensor] = {}
         for name, count in wanted.items():
             gradient = kept[name]
             if name in scales:
                 scale = scales[name].reshape(-1, *[1] * (gradient.ndim - 1))
                 gradient = gradient * (scale**2 if squares else scale)
-            indices, values = top_gradients(gradient, lesson.masks[name].numpy(), count)
+            indices, values = top_gradients(gradient, lesson.masks[name].numpy(), count, block)
             found[f"top/{name}"] = Sparse(gradient.shape, indices, values)
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +82,37 @@ def noisy_shares(
     return shares
 
 
-def top_mask(score: npt.NDArray[np.floating], count: int, row_floor: int = 0) -> Mask:
-    """Keep the `count` highest scores, ties to the lower index; first `row_floor` of each row (axis 0)."""
+def block_of(shape: tuple[int, ...], block: int) -> int:
+    """Return the size of a layer's blocks: 1 where its input channels (axis 1) cannot be divided into blocks."""
+    return block if len(shape) > 1 and shape[1] % block == 0 else 1
+
+
+def folded(array: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
+    """Return the sums over blocks of neighbouring input channels."""
+    summed: npt.NDArray[Any] = array.reshape(array.shape[0], -1, block, *array.shape[2:]).sum(axis=2)
+    return summed
+
+
+def unfolded(blocks: Mask, size: npt.NDArray[np.floating], count: int) -> Mask:
+    """Return the mask of whole blocks; what is more than `count` goes, the smallest weights of the smallest block."""
+    block = size.shape[1] // blocks.shape[1]
+    mask = np.repeat(blocks, block, axis=1)
+    spread = np.repeat(folded(size, block), block, axis=1).reshape(-1)
+    number = np.repeat(np.arange(blocks.size).reshape(blocks.shape), block, axis=1).reshape(-1)
+    live = np.flatnonzero(mask)
+    order = np.lexsort((size.reshape(-1)[live], number[live], spread[live]))
+    mask.reshape(-1)[live[order[: len(live) - count]]] = False
+    return mask
+
+
+def top_mask(score: npt.NDArray[np.floating], count: int, row_floor: int = 0, block: int = 1) -> Mask:
+    """Keep the `count` highest scores, ties to the lower index; first `row_floor` of each row (axis 0).
+
+    With a `block` it is blocks of neighbouring input channels that are kept, by the sums of their scores.
+    """
+    if (block := block_of(score.shape, block)) > 1:
+        blocks = top_mask(folded(score, block), -(-count // block), -(-row_floor // block))
+        return unfolded(blocks, score, count)
     flat = score.reshape(-1).astype(np.float64)
     mask = np.zeros(flat.shape, dtype=np.bool_)
     if row_floor:
@@ -95,8 +125,11 @@ def top_mask(score: npt.NDArray[np.floating], count: int, row_floor: int = 0) ->
     return mask.reshape(score.shape)
 
 
-def random_mask(shape: tuple[int, ...], count: int, generator: np.random.Generator) -> Mask:
-    """Keep `count` positions, each set of them equally likely."""
+def random_mask(shape: tuple[int, ...], count: int, generator: np.random.Generator, block: int = 1) -> Mask:
+    """Keep `count` positions, each set of them equally likely, or each set of blocks of input channels."""
+    if block > 1 and (block := block_of(shape, block)) > 1:
+        blocks = random_mask((shape[0], shape[1] // block, *shape[2:]), -(-count // block), generator)
+        return unfolded(blocks, np.ones(shape), count)
     mask = np.zeros(math.prod(shape), dtype=np.bool_)
     mask[generator.choice(mask.size, count, replace=False)] = True
     return mask.reshape(shape)
@@ -117,21 +150,41 @@ def swap_count(active: int, step: int, last_step: int, rate: float = 0.3) -> int
     return math.ceil(rate / 2 * (1 + math.cos(math.pi * step / last_step)) * active - 1e-9)
 
 
-def top_gradients(gradient: Array, mask: Mask, count: int) -> tuple[npt.NDArray[np.int64], Array]:
-    """Return (indices, values) of the `count` largest |gradient| among pruned positions, by index."""
+def top_gradients(gradient: Array, mask: Mask, count: int, block: int = 1) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return (indices, values) of the `count` largest |gradient| among pruned positions, by index.
+
+    With a `block` those of the blocks with the largest sums among the blocks that are pruned as a whole.
+    """
+    if (block := block_of(gradient.shape, block)) > 1:
+        sums = folded(np.abs(gradient), block)
+        best, _ = top_gradients(sums, folded(mask, block) > 0, count // block)
+        blocks = np.zeros(sums.shape, dtype=np.bool_)
+        blocks.reshape(-1)[best] = True
+        indices = np.flatnonzero(np.repeat(blocks, block, axis=1))
+        return indices, gradient.reshape(-1)[indices]
     pruned = np.flatnonzero(~mask.reshape(-1))
     values = gradient.reshape(-1)[pruned]
     best = np.sort(np.argsort(-np.abs(values), kind="stable")[:count])
     return pruned[best], values[best]
 
 
-def swap(weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int = 0, shrink: int = 0) -> Mask:
+def swap(
+    weights: Array, mask: Mask, gradient: Array, count: int, row_floor: int = 0, shrink: int = 0, block: int = 1
+) -> Mask:
     """Prune the `count` smallest live weights and grow the pruned positions with the largest |gradient|.
 
     Positions without a gradient (zero) are never grown, and a position pruned now never is, so the number of
     swaps is the smaller of what may go and what may come. `shrink` more weights go and nothing comes for them;
-    otherwise the count of live weights stays. Each row keeps its `row_floor` largest.
+    otherwise the count of live weights stays. Each row keeps its `row_floor` largest. With a `block` the same
+    happens to blocks of neighbouring input channels.
     """
+    if (block := block_of(mask.shape, block)) > 1:
+        size, live_blocks = np.where(mask, np.abs(weights), 0), folded(mask, block) > 0
+        left = int(mask.sum()) - shrink
+        fewer = int(live_blocks.sum()) - -(-left // block)
+        sums = folded(np.abs(gradient), block)
+        blocks = swap(folded(size, block), live_blocks, sums, count // block, -(-row_floor // block), fewer)
+        return unfolded(blocks, size, left)
     live, strength = mask.reshape(-1), np.abs(gradient.reshape(-1))
     candidates = np.flatnonzero(~live & (strength > 0))
     protected = np.zeros_like(mask)

@@ -32,6 +32,8 @@ METHODS = {
     "adp": "adp",
     "fedavg-small": "small",
 }
+# those that can prune blocks of input channels
+IN_BLOCKS = ("fedpack", "fedtiny", "rigl", "erk", "random", "magnitude")
 # The networks, and the width that each has if none is given. `auto` is one of two that agree on it.
 WIDTHS = {
     "auto": 8,
@@ -183,6 +185,13 @@ class PruningOptions:
     adjust_rate: float = option(0.3, "share of a layer's live weights that the first swap moves", low=0, high=1)
     scale_by_norm: bool = option(
         False, "weigh gradients by the batch-norm deviation, so that dead filters do not take all growth"
+    )
+    prune_block: int = option(
+        1,
+        "neighbouring input channels that are kept or pruned together: 2 makes a model faster where a processor "
+        "multiplies in pairs; a layer whose channels cannot be divided so is pruned weight by weight",
+        low=1,
+        high=8,
     )
     row_floor: int = option(
         2,

@@ -159,7 +159,9 @@ def one_round(run: Run, state: State, number: int, orders: Orders, traffic: Traf
     options = run.config.server
     invited = taking_part(run, number)
     check = update_check(state, orders.top, orders.own_masks, orders.may_skip)
-    request = _request(state, {"round": float(number), "lr": lr} | orders.request(), orders.bits)
+    block = run.config.pruning.prune_block
+    numbers = {"round": float(number), "lr": lr} | ({"block": float(block)} if block > 1 and orders.top else {})
+    request = _request(state, numbers | orders.request(), orders.bits)
     answers = run.ask(traffic, request, check, invited, own=state.own)
     lack = answers.lack(options.quorum)
     line: Line = {

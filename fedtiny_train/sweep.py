@@ -154,21 +154,6 @@ def _result(folder: Path, summary: Result) -> Result:
     return guarded(folder / "summary.json", "the summary of a run", read)
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return (mean, least, greatest)."""
-    return sum(values) / len(values), min(values), max(values)
-
-
-def grouped(results: Sequence[Mapping[str, Any]]) -> dict[tuple[tuple[str, Scalar], ...], list[Mapping[str, Any]]]:
-    """Group the runs that ended well by all their options but the seed."""
-    found: dict[tuple[tuple[str, Scalar], ...], list[Mapping[str, Any]]] = {}
-    for one in results:
-        if "error" not in one:
-            key = tuple((name, value) for name, value in one["options"].items() if name != "seed")
-            found.setdefault(key, []).append(one)
-    return found
-
-
 def write(out: Path, sweep: Sweep, results: Sequence[Result]) -> str:
     """Write sweep.json and sweep.html; return the text of sweep.json."""
     from fedtiny_train import sweep_page

@@ -11,7 +11,6 @@ from typing import Any
 from fedtiny_train.charts import Point, spread, table
 from fedtiny_train.display import size
 from fedtiny_train.report import document, section
-from fedtiny_train.sweep import grouped, mean_and_spread
 
 Result = Mapping[str, Any]
 
@@ -30,6 +29,21 @@ def page(results: Sequence[Result]) -> str:
         parts.append(section("Failed runs", "They are tried again when the sweep is.", table(("run", "why"), rows)))
     intro = f"{len(results)} runs, {len(failed)} of them failed" if failed else f"{len(results)} runs"
     return document("Sweep", intro, "".join(parts))
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return (mean, least, greatest)."""
+    return sum(values) / len(values), min(values), max(values)
+
+
+def grouped(results: Sequence[Result]) -> dict[tuple[tuple[str, Any], ...], list[Result]]:
+    """Group the runs that ended well by all their options but the seed."""
+    found: dict[tuple[tuple[str, Any], ...], list[Result]] = {}
+    for one in results:
+        if "error" not in one:
+            key = tuple((name, value) for name, value in one["options"].items() if name != "seed")
+            found.setdefault(key, []).append(one)
+    return found
 
 
 def curves_of(results: Sequence[Result]) -> dict[str, list[Point]]:

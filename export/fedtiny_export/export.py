@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import atomic_folder, write_atomically
-from .board.budget import Report, make_report
-from .board.devices import Device
-from .board.project import USER_FILES, Artifacts, Port, label_bytes, selftest_bytes, write_project
-from .board.render import html_text, plain_text
+from .board.advice import forced
+from .board.budget import Report, make_report, plan_figures
+from .board.devices import OWN_BOARD, Device, all_devices
+from .board.page import html_text
+from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
+from .board.render import plain_text
+from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
+from .ftm.abi import Kernel
 from .ftm.code_sizes import load_code_sizes
-from .ftm.file import Ftm, write_ftm
+from .ftm.file import Ftm, encodings, lay_out, write_ftm
+from .ftm.optimize import Aim, faster
 from .graph import reference
 from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
@@ -38,8 +44,15 @@ from .tflm.files import measured_arena, tflm_files
 from .tflm.report import make_tflm_report
 from .untrusted import read_json_object
 
+ENCODINGS = {
+    "dense": Kernel.CONV_DENSE,
+    "bitmap": Kernel.CONV_BITMAP,
+    "gap": Kernel.CONV_GAP,
+    "rice": Kernel.CONV_RICE,
+}
 OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
+MOST_NAMED = 4  # boards in a sentence
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
@@ -66,6 +79,8 @@ def make_export(
     *,
     explained: bool = False,
     converter: str = OURS,
+    aim: Aim = Aim.SIZE,
+    encoding: str | None = None,
 ) -> Exported:
     """Compute everything that ends up in the folder."""
     whole, foreign = quantized(source), None
@@ -73,8 +88,9 @@ def make_export(
         foreign = _by_tensorflow(source, whole, runtime)
         whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
-    graph, sizes = reduce_graph(whole), load_code_sizes(device.cpu)
-    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {}) if runtime == FT else None
+    graph = reduce_graph(whole)
+    tables = table_bytes(source, graph)
+    ftm = _laid_out(device, graph, tables, aim, encoding) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
     inputs = golden_inputs(source, graph)
     outputs = reference.run(graph, inputs)
@@ -82,20 +98,31 @@ def make_export(
     labelled = source.samples is not None and source.samples.y is not None
     exact = None if source.is_int8 else source.graph
     measured = accuracy(exact, graph, source.samples) if labelled and source.samples else None
-    data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
-    tables = {
-        "selftest": selftest_bytes(data, result, inputs.shape[0]),
-        "labels": label_bytes(source.labels),
-    }
     arena = measured_arena(tflite) if ftm is None else None
     if ftm is None:
         facts = (device, whole, graph, len(tflite), source.name, measured)
         report = make_tflm_report(*facts, decode=runtime == DECODE, measured=arena)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
-    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
+    notes = (*_quantisation_notes(source.wishes, converter), *_training_notes(source.training_bytes))
+    report = replace(report, notes=(*report.notes, *notes), noise=noise)
     report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
+
+
+def _laid_out(device: Device, graph: Graph, tables: Mapping[str, int], aim: Aim, encoding: str | None) -> Ftm:
+    """The model in its smallest form, in a faster one for which the board has room, or in one encoding throughout."""
+    sizes = load_code_sizes(device.cpu)
+    code_bytes = sizes.kernel_bytes() if sizes else {}
+    if encoding is not None:
+        encodings(graph, code_bytes)  # refuses what the runtime cannot run
+        return lay_out(graph, forced(graph, ENCODINGS[encoding]))
+    smallest = write_ftm(graph, code_bytes)
+    if aim is Aim.SIZE:
+        return smallest
+    flash = [f for f in plan_figures(device, smallest, tables, None) if f.name in ("flash.model", "flash.total")]
+    room = min(f.limit - f.value for f in flash if f.limit is not None and f.value is not None)
+    return faster(graph, smallest, code_bytes, aim, room)
 
 
 def _gated(report: Report, measured: Accuracy | None, min_accuracy: float | None) -> Report:
@@ -151,6 +178,19 @@ def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
     return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 
 
+def _training_notes(needed: int | None) -> list[str]:
+    """Which boards could be clients of the run, by the memory that its own account says a client needs."""
+    if needed is None:
+        return []
+    boards = [device for device in all_devices() if device.emulator is None]
+    able = [one.id for one in boards if max(region.size for region in one.memory if region.kind == "ram") >= needed]
+    named = ", ".join(able[:MOST_NAMED]) + (f" and {len(able) - MOST_NAMED} more" if len(able) > MOST_NAMED else "")
+    said = (
+        f"to train it as a client took {needed:,} B at most (parameters, gradients, momentum, activations of a batch)"
+    )
+    return [f"{said}: {f'the RAM of {named} could hold that' if able else 'no board here has so much RAM'}"]
+
+
 def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
     """A few real samples and a few random ones, always the same."""
     shape = graph.tensors[graph.input].shape
@@ -158,6 +198,13 @@ def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:
     if source.samples is None:
         return noise
     return np.concatenate([to_int8(graph, source.samples.x[:GOLDEN_SAMPLES]), noise])
+
+
+def table_bytes(source: Source, graph: Graph) -> dict[str, int]:
+    """Flash that a project takes beside model and code: the self-test's vectors and the labels."""
+    data, result = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
+    shown = 0 if source.samples is None else min(GOLDEN_SAMPLES, source.samples.x.shape[0])
+    return {"selftest": selftest_bytes(data, result, GOLDEN_RANDOM + shown), "labels": label_bytes(source.labels)}
 
 
 def _refuse_constant(graph: Graph) -> None:
@@ -178,23 +225,35 @@ def _port(graph: Graph, name: str) -> Port:
     return Port(shape=tensor.image, scale=tensor.quant.scale, zero_point=tensor.quant.zero_point)
 
 
-def write_export(target: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
-    """Write the export folder, or renew one that fedtiny-export wrote before."""
+def write_export(
+    target: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str = PLATFORMIO,
+    own_board: Path | None = None,
+) -> None:
+    """Write the export folder, or renew one that fedtiny-export wrote before; `kind` of firmware project.
+
+    `own_board` is the file of a board that is the user's own; the export carries it, so that it can be checked.
+    """
     new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     if not new:
-        _check_target(target, device, exported.report.runtime)
+        _check_target(target, device, exported.report.runtime, own_board)
+        if exported.ftm is not None and kind_of(target) != kind:
+            raise FedtinyError(f"{target} holds a {kind_of(target)} project with files of yours: choose another --out")
     else:
         with atomic_folder(target) as draft:
-            _fill(draft, exported, device, labels)
+            _fill(draft, exported, device, labels, kind, own_board)
         return
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         draft = Path(name) / "new"
         draft.mkdir()
-        _fill(draft, exported, device, labels)
+        _fill(draft, exported, device, labels, kind, own_board)
         _renew(target, draft, Path(name) / "old")
 
 
-def _check_target(target: Path, device: Device, runtime: str) -> None:
+def _check_target(target: Path, device: Device, runtime: str, own_board: Path | None) -> None:
     """Only an export for the same board is renewed: the user's files in it are written for that board."""
     if not (target / "report.json").is_file():
         raise FedtinyError(f"{target} exists and is not an export of fedtiny: choose another --out")
@@ -202,11 +261,23 @@ def _check_target(target: Path, device: Device, runtime: str) -> None:
     board = before.get("board")
     if board != device.id:
         raise FedtinyError(f"{target} holds an export for {board}, with files of yours for it: choose another --out")
+    if (target / OWN_BOARD).exists() != (own_board is not None):
+        whose = "a board file" if own_board is None else "the board of that name that comes with fedtiny"
+        raise FedtinyError(f"{target} holds an export for {whose}, not for this one: choose another --out")
     if before.get("runtime") != runtime:
         raise FedtinyError(f"{target} holds an export for the runtime {before.get('runtime')}: choose another --out")
 
 
-def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, ...]) -> None:
+def _fill(
+    folder: Path,
+    exported: Exported,
+    device: Device,
+    labels: tuple[str, ...],
+    kind: str,
+    own_board: Path | None,
+) -> None:
+    if own_board is not None:
+        (folder / OWN_BOARD).write_bytes(own_board.read_bytes())
     golden = io.BytesIO()
     np.savez(golden, inputs=exported.golden_inputs, outputs=exported.golden_outputs)
     (folder / "golden.npz").write_bytes(golden.getvalue())
@@ -214,7 +285,7 @@ def _fill(folder: Path, exported: Exported, device: Device, labels: tuple[str, .
     if exported.ftm is not None:
         (folder / "model.ftm").write_bytes(exported.ftm.data)
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
-        write_project(folder, device, make_artifacts(*parts, labels))
+        write_project(folder, device, make_artifacts(*parts, labels), kind)
     else:
         for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
             (folder / name).write_bytes(content)
@@ -231,6 +302,7 @@ def make_artifacts(
 ) -> Artifacts:
     """What a firmware project is made of."""
     count = golden_inputs.shape[0]
+    given, made = golden_inputs[0].size, golden_outputs[0].size
     return Artifacts(
         ftm=ftm.data,
         tflite=tflite,
@@ -242,6 +314,7 @@ def make_artifacts(
         normalization="inside the network: give the sensor's own values",
         golden_inputs=golden_inputs.reshape(count, -1),
         golden_outputs=golden_outputs.reshape(count, -1),
+        steps=golden_steps(ftm.plan, golden_inputs[: selftest_vectors(given, made, count)]),
     )
 
 

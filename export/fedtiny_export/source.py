@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import FedtinyError, UsageError
 from .graph.evaluate import Samples, read_samples
@@ -45,6 +46,7 @@ class Source:
     labels: tuple[str, ...]
     calibration: Samples | None = None
     wishes: Wishes = PLAIN
+    training_bytes: int | None = None  # the most that a client of the run needed
 
     @property
     def is_int8(self) -> bool:
@@ -60,8 +62,15 @@ def newest_run(folder: Path = Path("runs")) -> Path:
     return max(finished, key=lambda path: ((path / "summary.json").stat().st_mtime, path.name))
 
 
-def read_source(given: Path, *, calibration: Path | None, evaluation: Path | None, wishes: Wishes = PLAIN) -> Source:
-    """Read a run folder or a model file."""
+def read_source(
+    given: Path,
+    *,
+    calibration: Path | None,
+    evaluation: Path | None,
+    wishes: Wishes = PLAIN,
+    ranges: tuple[float, float] | None = None,
+) -> Source:
+    """Read a run folder or a model file. `ranges`, if given, stand for every tensor's: to plan sizes, not to export."""
     if not given.exists():
         raise FedtinyError(f"{given}: no such file or folder")
     model = given / "model.onnx" if given.is_dir() else given
@@ -85,8 +94,13 @@ def read_source(given: Path, *, calibration: Path | None, evaluation: Path | Non
     elif given.is_dir() and samples_file.is_file():
         samples = read_samples(samples_file, graph)
     _check_label_range(graph, samples)
-    ranges = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
-    return Source(given.name or "model", graph, ranges, samples, _labels(given, graph), shown, wishes)
+    if ranges is not None:
+        made: Mapping[str, tuple[float, float]] = dict.fromkeys(graph.tensors, ranges)
+    else:
+        made = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
+    summary = _summary(given)
+    labels = _labels(given, graph, summary)
+    return Source(given.name or "model", graph, made, samples, labels, shown, wishes, _training_bytes(given, summary))
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:
@@ -106,18 +120,29 @@ def _ranges(model: Path, graph: Graph, shown: Samples | None, choice: Choice) ->
     return choose_ranges(graph, read_ranges(beside), choice)
 
 
-def _labels(given: Path, graph: Graph) -> tuple[str, ...]:
-    count = graph.tensors[graph.output].elements
-    numbered = tuple(str(index) for index in range(min(count, MAX_LABELS)))
-    if not given.is_dir() or not (given / "summary.json").is_file():
-        return numbered
+def _summary(given: Path) -> Mapping[str, Any]:
+    """What a run says of itself; nothing where a model file came alone."""
     path = given / "summary.json"
-    names = read_json_object(path).get("class_names")
+    return read_json_object(path) if given.is_dir() and path.is_file() else {}
+
+
+def _labels(given: Path, graph: Graph, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    count, names = graph.tensors[graph.output].elements, summary.get("class_names")
     if names is None:
-        return numbered
+        return tuple(str(index) for index in range(min(count, MAX_LABELS)))
     if not isinstance(names, list) or len(names) != count or not all(_is_text(name) for name in names):
-        raise FedtinyError(f"{path}: class_names must be {count} texts, one an output")
+        raise FedtinyError(f"{given / 'summary.json'}: class_names must be {count} texts, one an output")
     return tuple(names)
+
+
+def _training_bytes(given: Path, summary: Mapping[str, Any]) -> int | None:
+    if "cost" not in summary:
+        return None
+    cost = summary["cost"]
+    most = cost.get("memory_max") if isinstance(cost, dict) else None
+    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        raise FedtinyError(f"{given / 'summary.json'}: cost.memory_max must be a number of bytes")
+    return most
 
 
 def _is_text(name: object) -> bool:

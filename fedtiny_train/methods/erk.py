@@ -14,7 +14,7 @@ def erk_masks(setting: Setting, state: State) -> Masks:
     counts = erk_counts([state.tensors[name].shape for name in names], setting.budget)
     generator = rng(setting.config.run.seed, "random mask")
     drawn = {
-        name: random_mask(state.tensors[name].shape, count, generator)
+        name: random_mask(state.tensors[name].shape, count, generator, setting.config.pruning.prune_block)
         for name, count in zip(names, counts, strict=True)
     }
     return state.masks | drawn

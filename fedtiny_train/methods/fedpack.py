@@ -85,8 +85,8 @@ def floor_of(setting: Setting, name: str) -> int:
 
 def begin(setting: Setting, state: State, services: Services) -> State:
     """Return the state under the largest weights of each layer."""
-    counts = shares(setting, state, start_density(setting))
-    masks = {n: top_mask(np.abs(state.tensors[n]), c, floor_of(setting, n)) for n, c in counts.items()}
+    counts, block = shares(setting, state, start_density(setting)), setting.config.pruning.prune_block
+    masks = {n: top_mask(np.abs(state.tensors[n]), c, floor_of(setting, n), block) for n, c in counts.items()}
     return services.tune(state.with_masks(state.masks | masks))
 
 
@@ -138,7 +138,7 @@ def _moved(setting: Setting, outcome: Outcome, state: State, name: str, count: i
         grown = mask.reshape(-1).copy()
         grown[pruned[order[:change]]] = True
         return grown.reshape(mask.shape)
-    return swap(weights, mask, gradient, grow, floor_of(setting, name), -change)
+    return swap(weights, mask, gradient, grow, floor_of(setting, name), -change, setting.config.pruning.prune_block)
 
 
 def _with_momentum(setting: Setting, outcome: Outcome) -> State:

@@ -43,7 +43,7 @@ def schedule(setting: Setting) -> tuple[int, int]:
 
 def candidates(setting: Setting, state: State) -> list[Masks]:
     """Draw the pool: magnitude masks of one total, each with its own noisy densities per layer."""
-    names = setting.maskable
+    names, block = setting.maskable, setting.config.pruning.prune_block
     sizes = [setting.sizes[name] for name in names]
     pool = []
     for index in range(pool_size(setting)):
@@ -51,7 +51,7 @@ def candidates(setting: Setting, state: State) -> list[Masks]:
         shares = noisy_shares(setting.budget / sum(sizes), sizes, generator)
         counts = allocate(shares, sizes, setting.budget)
         masks = {
-            name: top_mask(np.abs(state.tensors[name]), count, setting.row_floor(name))
+            name: top_mask(np.abs(state.tensors[name]), count, setting.row_floor(name), block)
             for name, count in zip(names, counts, strict=True)
         }
         pool.append(state.masks | masks)

@@ -21,7 +21,7 @@ def magnitude_masks(setting: Setting, state: State, total: int) -> Masks:
     for name, count in zip(names, counts, strict=True):
         # A live weight may be zero; it still goes before one that is pruned.
         score = np.where(state.masks[name], np.abs(state.tensors[name]), -1.0)
-        chosen[name] = top_mask(score, count, setting.row_floor(name))
+        chosen[name] = top_mask(score, count, setting.row_floor(name), setting.config.pruning.prune_block)
     return state.masks | chosen
 
 

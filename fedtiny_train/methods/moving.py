@@ -47,5 +47,6 @@ def swapped(setting: Setting, outcome: Outcome) -> State:
     masks = dict(state.masks)
     for name, gradient in outcome.gradients.items():
         floor = setting.row_floor(name)
-        masks[name] = swap(state.tensors[name], masks[name], gradient, outcome.orders.top[name], floor)
+        count, block = outcome.orders.top[name], setting.config.pruning.prune_block
+        masks[name] = swap(state.tensors[name], masks[name], gradient, count, floor, block=block)
     return state.with_masks(masks)

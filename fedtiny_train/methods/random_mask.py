@@ -18,7 +18,7 @@ def begin(setting: Setting, state: State, services: Services) -> State:
     counts = uniform_counts([setting.sizes[name] for name in names], setting.budget)
     generator = rng(setting.config.run.seed, "random mask")
     masks = {
-        name: random_mask(state.tensors[name].shape, count, generator)
+        name: random_mask(state.tensors[name].shape, count, generator, setting.config.pruning.prune_block)
         for name, count in zip(names, counts, strict=True)
     }
     return services.tune(state.with_masks(state.masks | masks))

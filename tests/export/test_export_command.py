@@ -114,7 +114,7 @@ def test_a_model_that_is_too_big_exits_3_and_says_what_would_help(tmp_path, caps
     assert "bytes too many" in said.err
     assert "dram0" in said.err
     assert "the arena peaks at operator" in said.err
-    assert "boards it fits:" in said.err
+    assert "the next board up: " in said.err
     assert "does NOT fit esp8266" in said.out
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert report["fits"] is False
@@ -318,3 +318,39 @@ def test_the_process_never_loads_torch(run, tmp_path):
         "assert not {'torch', 'tensorflow', 'fedtiny_train'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_optimising_for_speed(tmp_path, capsys):
+    run = make_run(tmp_path / "run", density=0.5)
+    found = {}
+    for aim in ("size", "speed"):
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / aim, "--optimize", aim) == 0
+        report = json.loads((tmp_path / aim / "report.json").read_text())
+        found[aim] = {figure["name"]: figure["value"] for figure in report["figures"]}
+        assert all(0 <= layer["break_even"]["speed"] <= 1 for layer in report["layers"] if layer["weights"])
+    assert found["speed"]["instructions"] < found["size"]["instructions"]
+    assert found["speed"]["flash.total"] > found["size"]["flash.total"]
+    assert call(run, "--target", "qemu-m4", "--out", tmp_path / "x", "--optimize", "speed", "--runtime", "tflm") == 2
+    assert "--optimize chooses encodings of the runtime ft" in capsys.readouterr().err
+
+
+def test_the_dense_column_is_what_dense_weights_would_take(tmp_path):
+    run = make_run(tmp_path / "run")
+    for flags in ([], ["--encoding", "dense"]):
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / f"out{len(flags)}", *flags) == 0
+    sparse, dense = (json.loads((tmp_path / f"out{count}" / "report.json").read_text()) for count in (0, 2))
+    assert sparse["dense"] == {figure["name"]: figure["value"] for figure in dense["figures"]}
+    assert sparse["dense"]["flash.model"] > max(f["value"] for f in sparse["figures"] if f["name"] == "flash.model")
+
+
+def test_which_boards_could_be_clients(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    for needed, words in ((300_000, "the RAM of disco_f746ng, esp32c3, "), (10**9, "no board here has so much RAM")):
+        (run / "summary.json").write_text(json.dumps({"schema": 1, "cost": {"memory_max": needed}}))
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / str(needed)) == 0
+        notes = json.loads((tmp_path / str(needed) / "report.json").read_text())["notes"]
+        assert any(f"{needed:,} B" in note and words in note for note in notes)
+    for wrong in ("much", -1, None, True):
+        (run / "summary.json").write_text(json.dumps({"schema": 1, "cost": {"memory_max": wrong}}))
+        assert call(run, "--target", "qemu-m4", "--out", tmp_path / "x") == 1
+        assert "cost.memory_max must be a number of bytes" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_the_committed_header_is_the_generated_one():
 
 def test_the_ledger_adds_up_to_the_file():
     written = write_ftm(residual(0, 0.2), {})
-    assert sum(size for _, size in written.ledger) == len(written.data)
+    assert sum(size for *_, size in written.ledger) == len(written.data)
     assert abi.HEADER.unpack(written.data, 0)["total_bytes"] == len(written.data)
 
 

@@ -158,6 +158,16 @@ def test_the_c_array_is_the_file_and_aligned(compiler, tmp_path, need_tool):
     assert subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout == model
 
 
+def test_a_teensy_keeps_the_c_array_in_flash(tmp_path, need_tool):
+    need_tool("gcc", "gcc")
+    for name, content in tflm.tflm_files(write_tflite(networks.residual(1, 0.3)), None).items():
+        (tmp_path / name).write_bytes(content)
+    flags = ("-Wall", "-Wextra", "-Werror", "-DARDUINO=1", "-D__IMXRT1062__")
+    subprocess.run(["gcc", *flags, "-c", "model_data.c", "-o", "model.o"], cwd=tmp_path, check=True)
+    shown = subprocess.run(["objdump", "-h", "model.o"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert ".progmem.model_data" in shown.stdout
+
+
 RESOLVER = """
 #pragma once
 #include <cstdio>

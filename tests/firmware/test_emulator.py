@@ -12,7 +12,8 @@ from fedtiny_export.board import emulator
 from fedtiny_export.board.devices import Device, Memory, load_device
 from fedtiny_export.board.elf import FLASH_PARTS, RAM_PARTS, read_image
 from fedtiny_export.board.emulator import build, require_tools, run
-from fedtiny_export.board.project import label_bytes, selftest_bytes
+from fedtiny_export.board.project import label_bytes
+from fedtiny_export.board.selftest import selftest_bytes
 from fedtiny_export.errors import FedtinyError, OverBudgetError, ToolMissingError
 from small_project import STRICT, artifacts, write_export
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pio_offline
 import pytest
@@ -13,7 +13,8 @@ from fedtiny_export.board.check import measure, read_log
 from fedtiny_export.board.devices import all_devices, load_device
 from fedtiny_export.board.elf import read_image
 from fedtiny_export.board.emulator import build
-from small_project import write_export
+from fedtiny_export.board.project import project_files
+from small_project import artifacts, write_export
 
 REAL_BOARDS = [device.id for device in all_devices() if device.platformio]
 PIO = Path(sys.executable).with_name("pio")
@@ -74,11 +75,27 @@ def test_each_project_uses_its_own_platform(offline, project, tmp_path, need_too
     assert "#error this project's own" in pio(offline, tmp_path, "run").stderr
 
 
-@pytest.mark.parametrize("board", REAL_BOARDS)
-def test_platformio_finds_no_fault_in_platformio_ini(offline, tmp_path, board):
-    write_export(tmp_path, board)
+def test_platformio_finds_no_fault_in_any_platformio_ini(tmp_path):
+    """What `pio project config --lint` calls, for all real boards at once."""
+    config = pytest.importorskip("platformio.project.config")
+    for board in REAL_BOARDS:
+        device = load_device(board)
+        path = tmp_path / f"{board}.ini"
+        path.write_bytes(project_files(device, artifacts())[PurePosixPath("platformio.ini")])
+        assert config.ProjectConfig.lint(str(path)) == {"errors": [], "warnings": []}, board
+        found = config.ProjectConfig.get_instance(str(path))
+        assert found.envs() == [board]
+        for name in ("platform", "board"):
+            assert found.get(f"env:{board}", name) == getattr(device.platformio, name)
+    wrong = tmp_path / "wrong.ini"
+    wrong.write_text("[env:x]\nplatfrom = y\n")
+    assert config.ProjectConfig.lint(str(wrong))["warnings"]
+
+
+def test_pio_reads_a_real_board_s_project(offline, tmp_path):
+    write_export(tmp_path, "nucleo_l476rg")
     done = pio(offline, tmp_path, "project", "config", "--lint")
     assert done.returncode == 0
     assert "free from linting errors" in done.stdout, done.stdout
-    shown = pio(offline, tmp_path, "project", "config")
-    assert f"env:{board}" in shown.stdout
+    shown = pio(offline, tmp_path, "project", "config").stdout.split()
+    assert shown[shown.index("board_upload.maximum_ram_size") + 2] == "98304"

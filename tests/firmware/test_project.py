@@ -16,10 +16,9 @@ from fedtiny_export.board.project import (
     changed_user_files,
     label_bytes,
     project_files,
-    selftest_bytes,
-    selftest_vectors,
     write_project,
 )
+from fedtiny_export.board.selftest import selftest_bytes, selftest_vectors
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.ftm.abi import Kernel
 from small_project import STRICT, artifacts, write_export
@@ -31,8 +30,17 @@ ARDUINO_H = """
 #include <stddef.h>
 #include <stdint.h>
 extern "C" { unsigned long micros(void); unsigned long millis(void); void delay(unsigned long); void yield(void); }
-struct HardwareSerial { void begin(unsigned long); size_t write(uint8_t); explicit operator bool() const; };
+struct HardwareSerial {
+    void begin(unsigned long); size_t write(uint8_t); void flush(); explicit operator bool() const;
+};
+#define RTC_DATA_ATTR
 extern HardwareSerial Serial;
+"""
+
+ESP_SLEEP_H = """
+#pragma once
+#include <stdint.h>
+extern "C" { int esp_sleep_enable_timer_wakeup(uint64_t); void esp_deep_sleep_start(void) __attribute__((noreturn)); }
 """
 
 # What compiles in place of each board's own toolchain.
@@ -218,17 +226,46 @@ int main(void) {
     assert label_bytes(labels) % 4 == 0
 
 
-@pytest.mark.parametrize("board", BOARDS)
+MADE = artifacts()
+COMPILED = (".c", ".cpp", ".h", ".json")
+
+
+def _sources(board: str) -> dict[str, bytes]:
+    """What is compiled of a project, with the board's name taken out: the same for most boards of a kind."""
+    files = project_files(load_device(board), MADE)
+    return {str(p): c.replace(f'"{board}"'.encode(), b'"-"') for p, c in files.items() if p.suffix in COMPILED}
+
+
+KINDS: dict[tuple[object, ...], list[str]] = {}
+for _board in BOARDS:
+    _kind = (str(STAND_INS[load_device(_board).cpu]), *sorted(_sources(_board).items()))
+    KINDS.setdefault(_kind, []).append(_board)
+
+
+def test_every_board_is_of_a_kind_that_is_compiled():
+    """Boards of one kind differ in nothing that a compiler sees but the board's name."""
+    assert sorted(board for boards in KINDS.values() for board in boards) == BOARDS
+    firsts = {boards[0] for boards in KINDS.values()}
+    assert len(firsts) < len(BOARDS) / 1.5
+    assert {"esp8266", "teensy40", "nrf52840dk"} <= firsts, "each of these places or starts things its own way"
+
+
+@pytest.mark.parametrize("board", [boards[0] for boards in KINDS.values()])
 def test_every_board_compiles_without_a_warning(tmp_path, need_tool, board):
+    """One of each kind; test_every_board_is_of_a_kind_that_is_compiled speaks for the others."""
     device = load_device(board)
     prefix, package, cpu = STAND_INS[device.cpu]
     need_tool(f"{prefix}gcc", package)
     write_export(tmp_path, board)
     (tmp_path / "Arduino.h").write_text(ARDUINO_H)
+    (tmp_path / "esp_sleep.h").write_text(ESP_SLEEP_H)
     library = tmp_path / "lib" / "fedtiny"
     support = tmp_path / "platforms" / "fedtiny_emulator" / "support"
     flags = [*cpu, "-Os", *_library_flags(library), f"-I{library / 'include'}", f"-I{support}", f"-I{tmp_path}"]
     sources = [p for p in tmp_path.rglob("*") if p.suffix in (".c", ".cpp")]
+    espressif = device.platformio is not None and device.platformio.platform.startswith("espressif32")
+    asleep = library / "examples" / "deep_sleep" / "main.cpp"
+    assert asleep.exists() == (espressif and device.platformio.framework == "arduino")
     assert {p.name for p in sources} >= {"model.c", "golden.c", "ft_kernels.c", "ft_report.c"}
     for source in sources:
         plain = source.suffix == ".c"
@@ -237,6 +274,38 @@ def test_every_board_compiles_without_a_warning(tmp_path, need_tool, board):
         command = [compiler, *flags, *language, "-c", str(source), "-o", "/dev/null"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{source.name}: {done.stderr[:2000]}"
+
+
+@pytest.mark.parametrize("board", ["teensy40", "teensy41"])
+def test_a_teensy_keeps_the_model_in_flash(tmp_path, need_tool, board):
+    """Its linker script copies .rodata to RAM; the model has to be in .progmem, and read-only."""
+    prefix, package, cpu = STAND_INS["cortex-m7"]
+    need_tool(f"{prefix}gcc", package)
+    write_export(tmp_path, board)
+    library = tmp_path / "lib" / "fedtiny"
+    made = tmp_path / "model.o"
+    includes = [f"-I{library / 'include'}", f"-I{library / 'src'}"]
+    command = [f"{prefix}gcc", *cpu, *STRICT, *includes, "-c", str(library / "src" / "model.c"), "-o", str(made)]
+    subprocess.run(command, check=True)
+    listed = subprocess.run([f"{prefix}objdump", "-h", str(made)], check=True, capture_output=True, text=True).stdout
+    lines = listed.splitlines()
+    at = next(index for index, line in enumerate(lines) if ".progmem.ft_model" in line)
+    assert int(lines[at].split()[2], 16) == len(artifacts().ftm)
+    assert "READONLY" in lines[at + 1]
+    assert not any(".rodata" in line and int(line.split()[2], 16) >= len(artifacts().ftm) for line in lines[at:])
+
+
+def test_platformio_ini_sets_what_the_board_file_says():
+    text = project_files(load_device("nucleo_l476rg"), artifacts())[Path("platformio.ini")].decode()
+    assert text.endswith("monitor_speed = 115200\nboard_upload.maximum_ram_size = 98304\n")
+    plain = project_files(load_device("nucleo_f446re"), artifacts())[Path("platformio.ini")].decode()
+    assert plain.endswith("monitor_speed = 115200\n")
+
+
+def test_zephyr_s_main_has_the_stack_that_is_planned():
+    stack = load_device("nrf52840dk").reserve.stack_bytes
+    text = project_files(load_device("nrf52840dk"), artifacts())[Path("zephyr/prj.conf")].decode()
+    assert f"\nCONFIG_MAIN_STACK_SIZE={stack}\n" in text
 
 
 def _library_flags(library: Path) -> list[str]:

@@ -118,3 +118,43 @@ def test_masks_keep_exactly_what_is_asked(seed, rows, columns, data):
     mask = masks.top_mask(score, count, floor)
     assert mask.sum() == count
     assert mask.sum(axis=1).min() >= min(floor, columns, count // rows)
+
+
+def test_blocks_by_hand():
+    score = np.array([[1.0, 5, 3, 2, 0, 0, 4, 4]])
+    # pairs: 6, 5, 0, 8; the two best are the last and the first
+    assert masks.top_mask(score, 4, block=2).tolist() == [[True, True, False, False, False, False, True, True]]
+    # three weights: of the smaller of these two pairs its larger weight
+    assert masks.top_mask(score, 3, block=2).tolist() == [[False, True, False, False, False, False, True, True]]
+    odd = np.array([[1.0, 5, 3]])
+    assert masks.top_mask(odd, 2, block=2).tolist() == [[False, True, True]]  # three channels make no pairs
+    weights = np.array([[0.3, -0.4, 0, 0, 0.1, 0.2, 0, 0]], np.float32)
+    gradient = np.array([[9.0, 9, 1, 1, 9, 9, -3, 0]], np.float32)
+    after = masks.swap(weights, weights != 0, gradient, 2, block=2)
+    assert after.tolist() == [[True, True, False, False, False, False, True, True]]
+    indices, values = masks.top_gradients(gradient, weights != 0, 3, block=2)  # one pair goes into three
+    assert (indices.tolist(), values.tolist()) == ([6, 7], [-3.0, 0.0])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 5), st.integers(2, 4), st.data())
+def test_blocks_stay_whole_but_for_one(seed, rows, columns, block, data):
+    random = np.random.default_rng(seed)
+    shape = (rows, columns * block, 2)
+    weights = random.normal(size=shape).astype(np.float32)
+
+    def whole(mask: np.ndarray) -> bool:
+        kept = masks.folded(mask, block)
+        return int(((kept > 0) & (kept < block)).sum()) <= 1
+
+    count = data.draw(st.integers(1, weights.size))
+    mask = masks.top_mask(np.abs(weights), count, block=block)
+    assert mask.sum() == count
+    assert whole(mask)
+    drawn = masks.random_mask(shape, count, random, block)
+    assert drawn.sum() == count
+    assert whole(drawn)
+    shrink, moved = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, count))
+    after = masks.swap(weights, mask, random.normal(size=shape).astype(np.float32), moved, 0, shrink, block)
+    assert after.sum() == count - shrink
+    assert whole(after)
+    assert ((after & ~mask).sum()) <= moved

@@ -12,8 +12,9 @@ import pytest
 
 from fedtiny_train import client, data, models, rounds, wire
 from fedtiny_train.config import apply_flags, read_toml, settle
+from fedtiny_train.masks import folded
 from fedtiny_train.methods import setting
-from fedtiny_train.options import METHODS, Config
+from fedtiny_train.options import IN_BLOCKS, METHODS, Config
 from fedtiny_train.session import Traffic, opened
 from fedtiny_train.wire import Message
 
@@ -42,6 +43,27 @@ def test_every_method_ends_at_its_density(tools, tmp_path, name):
     assert summary["density"] == expected / summary["weights"]
     assert summary["nonzero"] <= expected
     assert 0 < summary["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_pairs_of_channels_live_and_die_together(tools, tmp_path, monkeypatch, name):
+    _, small, _, _ = tools
+    states, note = [], rounds._note
+    monkeypatch.setattr(rounds, "_note", lambda *a: states.append(a[3]) or note(*a))
+    small(tmp_path / "run", "--method", name, "--prune-block", "2", "--no-first-dense", *QUICK)
+    masks = states[-1].masks
+    assert sum(int(mask.sum()) for mask in masks.values()) == int(0.1 * sum(mask.size for mask in masks.values()))
+    pairs = {key: folded(mask, 2) for key, mask in masks.items() if mask.shape[1] % 2 == 0}
+    assert len(pairs) > 5
+    assert all((found == 1).sum() <= 1 for found in pairs.values())  # one half pair where the count is odd
+    if name in ("fedpack", "fedtiny", "rigl"):
+        assert any((states[0].masks[key] != masks[key]).any() for key in pairs)
+
+
+def test_a_method_of_single_weights_refuses_blocks(tools, tmp_path, capsys):
+    train, _, _, usual = tools
+    assert train(*usual, "--out", tmp_path / "run", "--method", "prunefl", "--prune-block", "2") == 2
+    assert "prunefl moves single weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", EXACT)

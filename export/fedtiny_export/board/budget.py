@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,19 +18,21 @@ import numpy as np
 
 from ..errors import FedtinyError
 from ..ftm import sparse
-from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes
+from ..ftm.abi import Kernel
+from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
-from ..ftm.file import Ftm, kernels_for
-from ..ftm.layout import Buffer
-from ..ftm.plan import Plan
+from ..ftm.file import Ftm, kernels_for, lay_out
+from ..ftm.optimize import break_even
 from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
-from .devices import Device, Memory, all_devices
+from .advice import forced, overs, ways_out
+from .devices import Device, Memory, all_devices, next_board_up
+from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
-SCHEMA = 2
-PLANNED, MEASURED_ELF, MEASURED_RUN = "planned", "measured-elf", "measured-run"
+SCHEMA = 3
+MEASURED_RUN = "measured-run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Layer:
     sizes: dict[str, int]
     macs: int
     macs_executed: int
+    break_even: dict[str, float] | None = None  # densities below which pruning makes it smaller, and faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Report:
     model: ModelFacts
     figures: tuple[Figure, ...]
     layers: tuple[Layer, ...]
-    ledger: tuple[tuple[str, int], ...]
+    ledger: tuple[Row, ...]
     arena: tuple[ArenaBuffer, ...]
     arena_lower_bound: int
     advice: tuple[str, ...]
@@ -111,6 +114,7 @@ class Report:
     gates: tuple[str, ...] = ()
     run: dict[str, str] | None = None
     noise: tuple[LayerNoise, ...] = ()
+    dense: dict[str, int | None] | None = None  # the planned figures with every weight stored, zeros and all
 
     def __post_init__(self) -> None:
         if set(self.accuracy) != {"int8", "float", "samples"}:
@@ -124,11 +128,12 @@ class Report:
         """The text of `report.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
-    def with_measured(self, figures: Iterable[Figure], run: dict[str, str]) -> Report:
-        """Put measured figures beside the planned ones; those of an earlier check give way."""
+    def with_measured(self, figures: Iterable[Figure], run: dict[str, str], rows: Iterable[Row] = ()) -> Report:
+        """Put measured figures and rows beside the planned ones; those of an earlier check give way."""
         kept = tuple(figure for figure in self.figures if figure.source == PLANNED)
         every = kept + tuple(figures)
-        return replace(self, figures=every, fits=all(f.over == 0 for f in every), run=run)
+        ledger = (*(row for row in self.ledger if row.source == PLANNED), *rows)
+        return replace(self, figures=every, fits=all(f.over == 0 for f in every), run=run, ledger=ledger)
 
 
 def read_report(text: str, where: str) -> Report:
@@ -181,7 +186,7 @@ def make_report(
 
     `whole` is the network before reduction. `tables`: bytes of the project's self-test vectors and labels.
     """
-    sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
+    sizes, board = load_code_sizes(device.cpu), board_sizes(device)
     layers = tuple(_layer(graph, node, ftm) for node in graph.nodes)
     figures = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
     return Report(
@@ -195,15 +200,44 @@ def make_report(
         model=model_facts(whole, layers),
         figures=figures,
         layers=layers,
-        ledger=ftm.ledger,
+        ledger=_planned_ledger(device, ftm, tables, figures),
         arena=tuple(
             ArenaBuffer(b.name, offset, b.size, b.first, b.last, b.scratch)
             for b, offset in zip(ftm.plan.buffers, ftm.plan.offsets, strict=True)
         ),
         arena_lower_bound=ftm.plan.lower_bound,
-        advice=_advice(device, figures, ftm, graph, tables),
+        advice=_advice(device, figures, ftm, tables),
         notes=_notes(device, sizes, board),
+        dense=_dense_figures(device, graph, tables, sizes),
     )
+
+
+def _dense_figures(
+    device: Device, graph: Graph, tables: Mapping[str, int], sizes: CodeSizes | None
+) -> dict[str, int | None]:
+    """What the same network takes with dense int8 weights."""
+    ftm = lay_out(graph, forced(graph, Kernel.CONV_DENSE))
+    planned = plan_figures(device, ftm, tables, planned_instructions(ftm.plan, ftm.packed, sizes))
+    return {figure.name: figure.value for figure in planned}
+
+
+def _planned_ledger(device: Device, ftm: Ftm, tables: Mapping[str, int], figures: Sequence[Figure]) -> tuple[Row, ...]:
+    """Rows that add up to every planned figure of flash and RAM that is known."""
+    sizes, board = load_code_sizes(device.cpu), board_sizes(device)
+    known = {figure.name: figure.value or 0 for figure in figures}
+    rows = list(model_rows(ftm.ledger))
+    if sizes is not None:
+        rows += [
+            planned_row("flash.code", RUNTIME, name, size) for name, size in sizes.runtime_parts(ftm.kernels).items()
+        ]
+        rows.append(planned_row("flash.code", BOARD, "start-up, main and report", board.code if board else 0))
+    rows += [planned_row(f"flash.{name}", TABLES, name, size) for name, size in tables.items()]
+    rows.append(planned_row("flash.sdk", "SDK", "as its source says", known.get("flash.sdk", 0)))
+    rows.append(planned_row("ram.arena", "model", "activations and scratch", known["ram.arena"]))
+    rows.append(planned_row("ram.static", BOARD, "variables", board.static if board else 0))
+    rows.append(planned_row("ram.static", "SDK", "as its source says", device.reserve.sdk_ram_bytes or 0))
+    rows.append(planned_row("ram.stack_reserved", BOARD, "stack", known["ram.stack_reserved"]))
+    return merged(rows)
 
 
 def accuracy_fields(accuracy: Accuracy | None) -> dict[str, float | int | None]:
@@ -244,6 +278,7 @@ def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
         sizes={_encoding_name(kernel.name): sparse.sizes(weight)[kernel] for kernel in kernels_for(graph, node)},
         macs=nominal_macs(graph, node),
         macs_executed=executed_macs(graph, node, packed.kernel),
+        break_even=dataclasses.asdict(pays) if (pays := break_even(ftm.plan, node)) else None,
     )
 
 
@@ -253,7 +288,7 @@ def _encoding_name(kernel: str) -> str:
 
 def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructions: int | None) -> tuple[Figure, ...]:
     """Flash and RAM by region. What the SDK takes is counted where the board table has a source for it."""
-    sizes, board, model_bytes = load_code_sizes(device.cpu), load_board_sizes(device.id), len(ftm.data)
+    sizes, board, model_bytes = load_code_sizes(device.cpu), board_sizes(device), len(ftm.data)
     code_in, model_in = device.region_for("code"), device.region_for("model")
     arena_in, stack_in = device.region_for("arena"), device.region_for("stack")
     reserve, arena = device.reserve, ftm.plan.arena_bytes
@@ -284,6 +319,16 @@ def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructio
     return tuple(figure for figure in figures if figure.name != "flash.sdk" or figure.value is not None)
 
 
+def board_sizes(device: Device) -> BoardSizes | None:
+    """What start-up code and main take: an emulated board of the user's own has those of the one it is like."""
+    known = load_board_sizes(device.id)
+    if known is not None or device.emulator is None:
+        return known
+    kind = (table_cpu(device.cpu), device.emulator.toolchain)
+    like = [d for d in all_devices() if d.emulator and (table_cpu(d.cpu), d.emulator.toolchain) == kind]
+    return load_board_sizes(like[0].id) if like else None
+
+
 def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) -> tuple[str, ...]:
     notes = []
     if sizes is None:
@@ -300,51 +345,21 @@ def _notes(device: Device, sizes: CodeSizes | None, board: BoardSizes | None) ->
     return tuple(notes)
 
 
-def _advice(
-    device: Device, figures: tuple[Figure, ...], ftm: Ftm, graph: Graph, tables: Mapping[str, int]
-) -> tuple[str, ...]:
+def _advice(device: Device, figures: tuple[Figure, ...], ftm: Ftm, tables: Mapping[str, int]) -> tuple[str, ...]:
     """What is over its limit, by how much and where, and what would help, computed."""
-    lines = []
-    for figure in figures:
-        if not figure.over or figure.value is None or figure.limit is None:
-            continue
-        lines.append(
-            f"{figure.name} needs {figure.value:,} bytes; {figure.region} of {device.id} has {figure.limit:,}: "
-            f"{figure.over:,} bytes too many"
-        )
+    lines = overs(device, figures)
     if not lines:
         return ()
-    flash_over = max((f.over for f in figures if f.name.startswith("flash.")), default=0)
-    ram_over = max((f.over for f in figures if f.name.startswith("ram.")), default=0)
-    if flash_over:
-        lines.append(_density_advice(ftm, flash_over))
-    if ram_over:
-        lines.append(_peak_advice(ftm.plan.graph, ftm.plan))
-    fitting = [other.id for other in all_devices() if other.id != device.id and _fits(other, ftm, tables)]
-    lines.append(f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
-    return tuple(lines)
+    lines += ways_out(device, figures, ftm, lambda other: plan_figures(device, other, tables, None))
+    return (*lines, other_boards(device, lambda other: plan_figures(other, ftm, tables, None)))
 
 
-def _density_advice(ftm: Ftm, over: int) -> str:
-    streams = sum(len(packed.data) for packed in ftm.packed.values())
-    if over >= streams:
-        said = f"all weights together take {streams:,} bytes, so pruning alone cannot save {over:,}"
-        return f"{said}: use a narrower model"
-    share = (streams - over) / streams
-    said = f"weights would have to shrink from {streams:,} to {streams - over:,} bytes"
-    return f"{said}: train at about {share:.0%} of this density"
-
-
-def _peak_advice(graph: Graph, plan: Plan) -> str:
-    def alive(index: int) -> list[Buffer]:
-        return [buffer for buffer in plan.buffers if buffer.first <= index <= buffer.last]
-
-    peak = max(range(len(graph.nodes)), key=lambda index: sum(buffer.size for buffer in alive(index)))
-    names = ", ".join(f"{buffer.name} {buffer.size:,}" for buffer in alive(peak))
-    total = sum(buffer.size for buffer in alive(peak))
-    said = f"the arena peaks at operator {graph.nodes[peak].name} with {total:,} bytes alive ({names})"
-    return f"{said}: a smaller input or fewer channels there would help"
-
-
-def _fits(device: Device, ftm: Ftm, tables: Mapping[str, int]) -> bool:
-    return all(figure.over == 0 for figure in plan_figures(device, ftm, tables, None))
+def other_boards(device: Device, plan: Callable[[Device], Iterable[Figure]]) -> str:
+    """The smallest board that would do, and how many others would."""
+    others = [other for other in all_devices() if other.id != device.id]
+    fitting = [other for other in others if all(figure.over == 0 for figure in plan(other))]
+    up = next_board_up(device, fitting)
+    if up is None:
+        return f"boards it fits: {', '.join(other.id for other in fitting) or 'none of those known'}"
+    room = f"{up.region_for('model').size:,} bytes of flash and {up.region_for('arena').size:,} of RAM"
+    return f"the next board up: {up.id} ({up.name}, {room}); it fits {len(fitting)} boards: fedtiny-devices --fits"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from ..errors import FedtinyError, ToolMissingError
 from ..untrusted import guarded, read_arrays
 from .devices import Device
 from .elf import Image, read_image
-from .emulator import Run, build, build_with_pio, require_tools, run
+from .emulator import Firmware, Run, build, build_oversized, build_with_pio, require_tools, run
+from .ledger import MEASURED_ELF, Row, measured_rows
 
-MEASURED_ELF, MEASURED_RUN = "measured-elf", "measured-run"
+MEASURED_RUN = "measured-run"
 LOG_SCHEMA = 1
 FIRST_FAULT = 100  # a firmware that faults ends with this plus the exception's number
 
@@ -30,6 +31,7 @@ FIRST_FAULT = 100  # a firmware that faults ends with this plus the exception's 
 FigureTuple = tuple[str, int | None, str, str | None, str]
 
 _LOG_LINE = re.compile(r"FEDTINY (\{[^{}\r\n]{1,2000}\}) ([0-9a-f]{8})(?![0-9a-f])")
+_REFUSAL = re.compile(r"the model was refused[ -~]{1,200}(?=\r?\n)")
 _LOG_NUMBERS = (
     *("format", "model_bytes", "model_crc32", "arena_bytes", "stack_used", "stack_bytes", "microseconds"),
     *("vectors", "passed"),
@@ -49,6 +51,7 @@ class Measured:
     outputs: NDArray[np.int8] | None
     model_crc32: int
     notes: tuple[str, ...] = ()
+    ledger: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,17 @@ class Golden:
     shape: tuple[int, ...]
 
 
-def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, use_pio: bool = False) -> Measured | None:
+def measure(
+    folder: Path,
+    device: Device,
+    inputs: NDArray[np.int8] | None,
+    *,
+    use_pio: bool = False,
+    planned: Sequence[Row] = (),
+) -> Measured | None:
     """Build and run an export; None where the board has no emulator, or it or the compiler is not installed.
 
-    `require_tools` of emulator.py says which package is missing.
+    `require_tools` of emulator.py says which package is missing. `planned`: the report's ledger.
     """
     golden = read_golden(folder / "golden.npz")
     given = _flat_inputs(inputs, golden)
@@ -78,6 +88,7 @@ def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, us
     log = _log_of_run(result)
     outputs = _outputs(result, samples.shape[0], golden.outputs.shape[1])
     difference = _first_difference(golden.outputs, outputs[: golden.outputs.shape[0]])
+    difference = difference and difference + _named_layer(result.text)
     return Measured(
         figures=(*elf_figures(image, device), *_run_figures(result, log, device, samples.shape[0])),
         golden_equal=difference is None,
@@ -85,7 +96,23 @@ def measure(folder: Path, device: Device, inputs: NDArray[np.int8] | None, *, us
         outputs=None if given is None else outputs[golden.outputs.shape[0] :],
         model_crc32=log["model_crc32"],
         notes=() if result.uncounted is None else (result.uncounted,),
+        ledger=_ledger(folder, image, firmware, planned),
     )
+
+
+def measure_oversized(folder: Path, device: Device, planned: Sequence[Row]) -> Measured:
+    """Flash and RAM of a firmware that the board cannot hold, as they would be linked. Nothing is run."""
+    firmware, roomy = build_oversized(folder, device)
+    image = read_image(firmware.elf, roomy)
+    model = zlib.crc32((folder / "model.ftm").read_bytes())
+    return Measured(
+        elf_figures(image, device), True, None, None, model, ledger=_ledger(folder, image, firmware, planned)
+    )
+
+
+def _ledger(folder: Path, image: Image, firmware: Firmware, planned: Sequence[Row]) -> tuple[Row, ...]:
+    path = folder / "model.ftm"
+    return measured_rows(image, firmware.map, guarded(path, "a readable model", path.read_bytes), planned)
 
 
 def read_golden(path: Path) -> Golden:
@@ -146,6 +173,12 @@ def _log_of_run(result: Run) -> Mapping[str, int]:
     return _parse_log(result.text)
 
 
+def _named_layer(text: str) -> str:
+    """What a firmware with NAME_THE_LAYER adds to a difference."""
+    found = re.search(r"self-test: the first layer that differs is ([ -~]{1,100})", text)
+    return f"; the first layer that differs is {found[1].strip()}" if found else ""
+
+
 def _outputs(result: Run, samples: int, size: int) -> NDArray[np.int8]:
     if len(result.outputs) != samples * size:
         raise FedtinyError(
@@ -180,12 +213,31 @@ def read_log(text: str, model: bytes | None = None) -> Measured:
         where = [log[name] for name in ("vector", "byte", "got", "expected") if name in log]
         known = len(where) == 4
         difference = "vector {} byte {} is {}, not {}".format(*where) if known else "the device does not say where"
+        difference += _named_layer(text)
     return Measured(figures, difference is None, difference, None, log["model_crc32"])
+
+
+def is_told(text: str) -> bool:
+    """Whether a device has said all that is needed: a whole report, or why there is none."""
+    try:
+        _parse_log(text)
+    except DeviceRefusedError:
+        return True
+    except FedtinyError:
+        return False
+    return True
+
+
+class DeviceRefusedError(FedtinyError):
+    """The device has a firmware that works, and a model that it will not run."""
 
 
 def _parse_log(text: str) -> Mapping[str, int]:
     """The last report line, its checksum and every field checked."""
     found = _LOG_LINE.findall(text)
+    refusal = _REFUSAL.search(text, text.rfind("FEDTINY") + 1)
+    if refusal:
+        raise DeviceRefusedError(f"the device does not run: {refusal[0]}")
     if not found:
         damaged = "is damaged or cut off" if "FEDTINY" in text else "is not there; did the board print at 115200 baud?"
         raise FedtinyError(f"the device's report, a line FEDTINY {{...}}, {damaged}")

@@ -6,7 +6,7 @@ Building, running and reading the ELF is check.py's; this module judges what it 
 from __future__ import annotations
 
 import io
-import json
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_atomically
-from ..errors import FedtinyError, UsageError
+from ..errors import FedtinyError, OverBudgetError, ToolMissingError, UsageError
 from ..export import write_report
 from ..untrusted import guarded, read_array, read_text
-from .budget import PLANNED, Figure, Report, read_report
-from .check import FigureTuple, Measured, measure, read_log
-from .devices import Device, all_devices
+from .budget import Figure, Report, read_report
+from .check import FigureTuple, Measured, measure, measure_oversized, read_log
+from .devices import OWN_BOARD, Device, all_devices, load_device_file
 from .emulator import require_tools
-from .project import changed_user_files
+from .ledger import PLANNED
+from .listen import listen
+from .project import PLAIN, changed_user_files, kind_of
 
 # Shares by which a measured figure may differ from the planned one. Code size depends on the compiler's version;
 # model and arena are decided by the export and have to be exact. Instructions are planned by a fitted model.
@@ -35,6 +37,15 @@ TOLERANCE = {
 }
 WITH_OWN_CODE = ("flash.total", "ram.total")  # planned for the generated main; the user's own may take more
 LOG_BYTES = 1 << 20  # how much of a log's end is read
+
+
+@dataclass(frozen=True, slots=True)
+class Serial:
+    """A port to listen to, and for how long."""
+
+    port: str
+    baud: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,7 @@ def check_folder(
     inputs: Path | None,
     outputs: Path | None,
     log: Path | None,
+    serial: Serial | None = None,
     use_pio: bool,
     require_run: bool,
 ) -> Checked:
@@ -69,14 +81,23 @@ def check_folder(
     device = _device(folder, report)
     model_path = folder / "model.ftm"
     model = guarded(model_path, "a readable model", model_path.read_bytes)
-    if log is not None:
-        measured_log = read_log(_log_text(log), model)
-        return _finish(folder, report, measured_log, f"a device, as {log.name} has it", ())
+    if log is not None or serial is not None:
+        text, said = (_log_text(log), f"as {log.name} has it") if log else _heard(serial)
+        return _finish(folder, report, read_log(text, model), f"a device, {said}", ())
     if outputs is not None and outputs.suffix != ".npy":
         raise UsageError(f"--outputs {outputs}: the name must end in .npy")
+    plain = kind_of(folder) == PLAIN
+    if plain and (require_run or inputs is not None or use_pio):
+        raise ToolMissingError(f"{folder} is built by tools of your own: use the board, with --serial or --log")
+    if plain:
+        return Checked(report, ())
     if require_run or inputs is not None:
         require_tools(device)
-    measured = measure(folder, device, None if inputs is None else read_array(inputs), use_pio=use_pio)
+    given = None if inputs is None else read_array(inputs)
+    try:
+        measured = measure(folder, device, given, use_pio=use_pio, planned=report.ledger)
+    except OverBudgetError as error:
+        return _oversized(folder, device, report, error)
     if measured is None:
         return Checked(report, ())
     if outputs is not None and measured.outputs is not None:
@@ -89,6 +110,8 @@ def check_folder(
 
 def _device(folder: Path, report: Report) -> Device:
     """The report's board; what a file says names no other file and is no fault of the command line."""
+    if (folder / OWN_BOARD).is_file():
+        return load_device_file(folder / OWN_BOARD, report.board)
     found = next((device for device in all_devices() if device.id == report.board), None)
     if found is None:
         raise FedtinyError(f"{folder / 'report.json'}: unknown board {report.board!r}; fedtiny-devices lists them")
@@ -107,9 +130,20 @@ def _finish(folder: Path, report: Report, measured: Measured, where: str, change
         else:
             problems.append(text)
     run = {"run on": where, "golden": golden, **{f"note {i}": text for i, text in enumerate(notes, 1)}}
-    renewed = report.with_measured(figures, run)
+    renewed = report.with_measured(figures, run, measured.ledger)
     write_report(folder, renewed)
     return Checked(renewed, tuple(problems))
+
+
+def _oversized(folder: Path, device: Device, report: Report, error: OverBudgetError) -> Checked:
+    """A report when it is needed most: what the firmware takes that does not link, by owner."""
+    measured = measure_oversized(folder, device, report.ledger)
+    figures = [_figure(report, found) for found in measured.figures]
+    renewed = report.with_measured(
+        figures, {"run on": "nothing: it does not link", "link": str(error)}, measured.ledger
+    )
+    write_report(folder, renewed)
+    return Checked(renewed, (str(error),))
 
 
 def _figure(report: Report, found: FigureTuple) -> Figure:
@@ -147,30 +181,13 @@ def _log_text(path: Path) -> str:
     return guarded(path, "a readable log", read)
 
 
+def _heard(serial: Serial | None) -> tuple[str, str]:
+    """What the device says on its port, and how the report shall name that."""
+    assert serial is not None
+    return listen(serial.port, serial.baud, serial.seconds, sys.stderr), "over its serial port"
+
+
 def _write_outputs(path: Path, values: NDArray[np.int8]) -> None:
     data = io.BytesIO()
     np.save(data, values)
     write_atomically(path, data.getvalue())
-
-
-def diff_text(first: Path, second: Path, *, as_json: bool) -> str:
-    """Compare the figures of two exports by name, region and source."""
-    reports = [load_report(path) for path in (first, second)]
-    keys = sorted({(f.name, f.region or "", f.source) for report in reports for f in report.figures})
-    rows: list[tuple[tuple[str, str, str], int | None, int | None]] = []
-    for key in keys:
-        found = [[f.value for f in r.figures if (f.name, f.region or "", f.source) == key] for r in reports]
-        rows.append((key, *(values[0] if values else None for values in found)))  # type: ignore[arg-type]
-    if as_json:
-        return json.dumps([_diff_row(*row) for row in rows], indent=1) + "\n"
-    lines = [f"{'figure':<14} {'source':<13} {'A':>12} {'B':>12} {'change':>10}"]
-    for (name, _, source), a, b in rows:
-        cells = ["" if value is None else f"{value:,}" for value in (a, b)]
-        change = "" if a is None or b is None else f"{b - a:+,}"
-        lines.append(f"{name:<14} {source:<13} {cells[0]:>12} {cells[1]:>12} {change:>10}")
-    return "\n".join(lines) + "\n"
-
-
-def _diff_row(key: tuple[str, str, str], a: int | None, b: int | None) -> dict[str, str | int | None]:
-    change = b - a if a is not None and b is not None else None
-    return {"name": key[0], "region": key[1], "source": key[2], "a": a, "b": b, "change": change}

@@ -7,28 +7,30 @@ plans or measures memory, and no number is invented: what no source gives is abs
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from fedtiny_export.assets import asset_root
 from fedtiny_export.errors import FedtinyError, UsageError, nearest
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+from .lines import line_of
 
 STATUSES = ("listed", "stub", "builds", "runs")
 KINDS = ("flash", "ram")
 CONTENTS = {"code": "flash", "model": "flash", "arena": "ram", "static": "ram", "stack": "ram"}
 
 ADDRESS_LIMIT = 1 << 32
+MAX_FILE_BYTES = 64 << 10
+OWN_BOARD = "board.toml"  # in an export for a board of the user's own: its file
+COMPILER_FLAG = r"-m[\w=.+-]+|--specs=[\w.]+"
+EMULATOR_FLAG = r"-?[\w=,:.-]+"
 
 _Value = TypeVar("_Value", bound="Memory | Platformio | Emulator | Reserve")
 
@@ -45,7 +47,8 @@ class Memory:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        _need(bool(self.name), "name", "is empty", "name the region as its linker script does")
+        plain = bool(self.name) and self.name.isprintable()
+        _need(plain, "name", "is empty or more than one line", "name the region as its linker script does")
         _need(self.kind in KINDS, "kind", _unknown(self.kind, KINDS), _one_of(KINDS))
         _need(self.start >= 0, "start", f"{self.start} is negative", "write the first byte's address")
         _need(self.size > 0, "size", f"{self.size} is not above 0", "write the size in bytes")
@@ -62,22 +65,35 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Platformio:
-    """What `platformio.ini` says for this board; the platform is pinned to one version."""
+    """What `platformio.ini` says for this board; the platform is pinned to one version.
+
+    `options` are further lines for it, `board_upload.maximum_ram_size = 98304` for example.
+    """
 
     platform: str
     board: str
     framework: str
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pinned = re.search(r"(@\d+\.\d+\.\d+|#[0-9a-f]{40}|/download/[^/]+/[^/]+)$", self.platform)
         _need(pinned is not None, "platform", f"'{self.platform}' is not pinned", "write name@1.2.3")
         _need(bool(self.board), "board", "is empty", "write PlatformIO's board id")
+        for key in ("platform", "board", "framework"):
+            value = getattr(self, key)
+            _need(value.isprintable(), key, f"{value!r} is more than one line", "write one line")
         _need(bool(self.framework), "framework", "is empty", "write PlatformIO's framework id")
+        for option in self.options:
+            good = re.fullmatch(r"board_[a-z0-9_.]+ = [\w.-]+", option) is not None
+            _need(good, "options", f"{option!r} sets nothing of the board", "write board_... = value")
 
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """How firmware for this board is compiled and run on the host."""
+    """How firmware for this board is compiled and run on the host.
+
+    An export carries its user's board file, and a check follows it: it can name QEMU and a gcc, nothing else.
+    """
 
     program: str
     machine: str
@@ -87,9 +103,16 @@ class Emulator:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _need(self.toolchain.endswith("-"), "toolchain", f"'{self.toolchain}' is no prefix", "end it in '-'")
-        for key in ("program", "machine", "cpu"):
-            _need(bool(getattr(self, key)), key, "is empty", "fill it in")
+        prefix = re.fullmatch(r"[a-z0-9_-]+-", self.toolchain) is not None
+        _need(prefix, "toolchain", f"'{self.toolchain}' is no prefix", "end it in '-'; a name, no path")
+        known = re.fullmatch(r"qemu-system-[a-z0-9]+", self.program) is not None
+        _need(known, "program", f"'{self.program}' is not QEMU's", "write qemu-system-...")
+        for key in ("machine", "cpu"):
+            good = re.fullmatch(r"[\w.-]+", getattr(self, key)) is not None
+            _need(good, key, "is empty or no name", "write it as qemu lists it")
+        for key, pattern in (("cflags", COMPILER_FLAG), ("flags", EMULATOR_FLAG)):
+            for flag in getattr(self, key):
+                _need(re.fullmatch(pattern, flag) is not None, key, f"{flag!r} is not allowed", f"see {pattern}")
 
     def command(self, elf: str) -> list[str]:
         """The command line that runs an ELF file in the emulator."""
@@ -130,13 +153,19 @@ class Device:
         good_id = re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.id) is not None
         _need(good_id, "id", f"the file name '{self.id}' is no id", "use a-z, 0-9, '-' and '_'")
         for key in ("name", "cpu"):
-            _need(bool(getattr(self, key)), key, "is empty", "fill it in")
+            value = getattr(self, key)
+            _need(bool(value) and value.isprintable(), key, "is empty or more than one line", "fill it in")
         _need(self.clock_hz > 0, "clock_hz", f"{self.clock_hz} is not above 0", "write the clock in Hz")
         _need(self.status in STATUSES, "status", _unknown(self.status, STATUSES), _one_of(STATUSES))
         _need(len(self.sources) > 0, "sources", "is empty", "say where each number was read")
         runs = self.status != "runs" or self.emulator is not None
         _need(runs, "status", "'runs' needs an [emulator]", "add one, or lower the status")
         _check_regions(self.memory)
+
+    @property
+    def family(self) -> str:
+        """PlatformIO's name of the platform, whatever its version; the emulated boards are a family of their own."""
+        return re.split("[@#]", self.platformio.platform)[0] if self.platformio else "emulated"
 
     def region_for(self, what: str) -> Memory:
         """The region that holds `code`, `model`, `arena`, `static` or `stack`."""
@@ -169,97 +198,57 @@ def load_device(name_or_alias: str) -> Device:
 
 def all_devices() -> list[Device]:
     """Every board in the `devices/` folder, by id."""
-    return [load_device_file(path) for path in sorted((asset_root() / "devices").glob("*.toml"))]
+    return list(_devices_in(asset_root() / "devices"))
 
 
-def load_device_file(path: Path) -> Device:
-    """Read one board file; every fault names the file and the key."""
+@functools.cache
+def _devices_in(folder: Path) -> tuple[Device, ...]:
+    return tuple(load_device_file(path) for path in sorted(folder.glob("*.toml")))
+
+
+def load_device_file(path: Path, device_id: str | None = None) -> Device:
+    """Read one board file; every fault names the file, the line and the key. The id is the file's name or the given."""
+    text = _text(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said = re.sub(r" \(at line (\d+), column (\d+)\)$", "", str(error))
+        line = re.search(r"\(at line (\d+)", str(error))
+        raise FedtinyError(f"{path.name}:{line[1] if line else len(text.splitlines())}: not TOML: {said}") from error
+    try:
+        return _device(path.stem if device_id is None else device_id, table)
+    except FedtinyError as error:
+        where = str(error).partition(": ")[0]
+        place = path.name if where == "id" else f"{path.name}:{line_of(text, where)}"
+        raise FedtinyError(f"{place}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such board file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FedtinyError(f"{path.name}: not TOML: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: no readable board file: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise FedtinyError(f"{path.name}: {len(data):,} bytes; a board file has at most {MAX_FILE_BYTES:,}")
     try:
-        return _device(path.stem, table)
-    except FedtinyError as error:
-        raise FedtinyError(f"{path.name}: {error}") from error
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise FedtinyError(f"{path.name}:{line}: not TOML: no UTF-8 text") from error
 
 
-def devices_command(board: str | None, as_json: bool) -> int:
-    """Print the board table, or one board, to stdout; the body of `fedtiny-devices`."""
-    found = all_devices() if board is None else [load_device(board)]
-    if as_json:
-        values = [device.to_json() for device in found]
-        print(json.dumps(values if board is None else values[0], indent=2))
-        return 0
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(found) if board is None else detail(found[0]))
-    return 0
+def smallest(devices: Iterable[Device]) -> Device | None:
+    """The board with the least RAM for an arena; of several, the one with the least flash."""
+    sizes = {device: (device.region_for("arena").size, device.region_for("model").size) for device in devices}
+    return min(sizes, key=lambda device: (*sizes[device], device.id), default=None)
 
 
-def table(devices: Iterable[Device]) -> Table:
-    """One row a board: the flash for code and model, the RAM for the arena."""
-    from rich.table import Table
-
-    view = Table("board", "name", "cpu", "MHz", "flash KiB", "RAM KiB", "status", "PlatformIO", box=None)
-    for device in devices:
-        flash, ram = device.region_for("model"), device.region_for("arena")
-        board = device.platformio.board if device.platformio else "-"
-        numbers = (f"{device.clock_hz / 1e6:g}", _kib(flash.size), _kib(ram.size))
-        view.add_row(device.id, device.name, device.cpu, *numbers, device.status, board)
-    for column in view.columns[3:6]:
-        column.justify = "right"
-    return view
-
-
-def detail(device: Device) -> RenderableType:
-    """One board: its regions in bytes and KiB, what is reserved, and where the numbers come from."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    reserve = Table("reserved", "bytes", box=None)
-    reserve.columns[1].justify = "right"
-    for item in fields(device.reserve):
-        value = getattr(device.reserve, item.name)
-        reserve.add_row(item.name, "unknown" if value is None else f"{value:,}")
-    sources = Table("", "where the numbers come from", box=None)
-    for source in device.sources:
-        sources.add_row("-", source)
-    heading = Text("\n".join(_heading(device)))
-    return Group(heading, Text(), _region_table(device), Text(), reserve, Text(), sources)
-
-
-def _heading(device: Device) -> list[str]:
-    lines = [
-        f"{device.id}: {device.name}",
-        f"{device.cpu} at {device.clock_hz / 1e6:g} MHz, status {device.status}",
-    ]
-    if device.platformio:
-        pio = device.platformio
-        lines.append(f"PlatformIO: platform {pio.platform}, board {pio.board}, framework {pio.framework}")
-    if device.emulator:
-        lines.append(f"emulator: {' '.join(device.emulator.command('firmware.elf'))}")
-    return lines
-
-
-def _region_table(device: Device) -> Table:
-    from rich.table import Table
-
-    view = Table("region", "kind", "start", "bytes", "KiB", "holds", "note", box=None)
-    for region in device.memory:
-        numbers = (f"0x{region.start:08X}", f"{region.size:,}", _kib(region.size))
-        view.add_row(region.name, region.kind, *numbers, ", ".join(region.holds), region.note or "")
-    for column in view.columns[3:5]:
-        column.justify = "right"
-    return view
-
-
-def _kib(size: int) -> str:
-    return f"{size / 1024:,.1f}".removesuffix(".0")
+def next_board_up(device: Device, fitting: Iterable[Device]) -> Device | None:
+    """The smallest board of those a model fits, if there is one of the same family that; no board that is emulated."""
+    real = [other for other in fitting if other.emulator is None]
+    return smallest(other for other in real if other.family == device.family) or smallest(real)
 
 
 def _plain(name: str) -> str:
@@ -292,12 +281,12 @@ def _one_of(known: Iterable[str]) -> str:
 def _check_regions(memory: tuple[Memory, ...]) -> None:
     """Regions have their own names and addresses, and each content has exactly one place."""
     names = [region.name for region in memory]
-    for name in names:
-        _need(names.count(name) == 1, "memory", f"two regions are named '{name}'", "rename one")
-    ordered = sorted(memory, key=lambda region: region.start)
-    for low, high in itertools.pairwise(ordered):
-        fault = f"'{low.name}' ends at {low.end:#x}, after '{high.name}' starts at {high.start:#x}"
-        _need(low.end <= high.start, "memory", fault, "regions must not overlap")
+    for index, name in enumerate(names):
+        _need(name not in names[:index], f"memory[{index}].name", f"two regions are named '{name}'", "rename one")
+    ordered = sorted(range(len(memory)), key=lambda index: memory[index].start)
+    for low, high in ((memory[below], index) for below, index in itertools.pairwise(ordered)):
+        fault = f"'{low.name}' ends at {low.end:#x}, after '{memory[high].name}' starts at {memory[high].start:#x}"
+        _need(low.end <= memory[high].start, f"memory[{high}].start", fault, "regions must not overlap")
     for what, kind in CONTENTS.items():
         count = sum(what in region.holds for region in memory)
         _need(count == 1, "memory", f"{count} regions hold '{what}'", f"give it to one {kind} region")
@@ -329,8 +318,8 @@ def _keys(cls: type[Any]) -> set[str]:
 
 def _checked(cls: type[Any], table: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     """The keys and types of a table, against the dataclass that declares them."""
-    for key in table:
-        _need(key in known, key, f"unknown key{nearest(key, sorted(known))}", _one_of(sorted(known)))
+    for key in table.keys() - known:
+        _need(False, key, f"unknown key{nearest(key, sorted(known))}", _one_of(sorted(known)))
     values: dict[str, Any] = {}
     for item in fields(cls):
         if item.name in table:

@@ -62,6 +62,7 @@ class Image:
     symbols: tuple[Symbol, ...]
     flash: dict[str, int]
     ram: dict[str, int]
+    model: bytes = b""  # what the model's section holds
 
     @property
     def flash_bytes(self) -> int:
@@ -84,6 +85,8 @@ def read_image(path: Path, device: Device) -> Image:
         with path.open("rb") as file:
             elf = ELFFile(file)
             sections, symbols = _sections(elf), _symbols(elf)
+            model = elf.get_section_by_name(".ft_model")
+            content = model.data() if model is not None else b""
     except (ELFError, OSError, ValueError) as error:
         raise FedtinyError(f"{path.name}: not a readable ELF file: {error}") from None
     if not sections:
@@ -99,7 +102,7 @@ def read_image(path: Path, device: Device) -> Image:
             flash[in_flash] += section.size
         if in_ram is not None:
             ram[in_ram] += section.size
-    return Image(sections, symbols, flash, ram)
+    return Image(sections, symbols, flash, ram, content)
 
 
 def _sections(elf: ELFFile) -> tuple[Section, ...]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..assets import asset_root
 from ..errors import FedtinyError, OverBudgetError, ToolMissingError
-from .devices import Device
+from .devices import Device, Memory
 from .elf import Image
 from .project import SUPPORT, BuildSettings, build_settings
 
@@ -35,6 +35,7 @@ PACKAGES = {
     "qemu-system-riscv32": "qemu-system-misc",
     "qemu-system-xtensa": "qemu-system-misc",
 }
+TOO_LARGE = "firmware-too-large"
 CACHE = ".fedtiny"  # inside the project: the last firmware that was built
 BUILD_SECONDS = 300
 RUN_SECONDS = 60
@@ -87,15 +88,15 @@ def find_tool(program: str) -> str:
     return found
 
 
-def build(folder: Path, device: Device) -> Firmware:
+def build(folder: Path, device: Device, name: str = "firmware") -> Firmware:
     """Compile and link the project in `folder` with the board's compiler."""
     settings = build_settings(device)
     compiler = find_tool(f"{settings.toolchain}gcc")
     cache = folder / CACHE
     cache.mkdir(exist_ok=True)
-    firmware = Firmware(cache / "firmware.elf", cache / "firmware.map")
-    with tempfile.TemporaryDirectory(prefix="fedtiny-build-") as name:
-        objects = _compile(folder, settings, Path(name))
+    firmware = Firmware(cache / f"{name}.elf", cache / f"{name}.map")
+    with tempfile.TemporaryDirectory(prefix="fedtiny-build-") as place:
+        objects = _compile(folder, settings, Path(place))
         link = [
             *(compiler, *settings.cflags, *settings.link_flags),
             *("-T", str(folder / SUPPORT / settings.linker_script)),
@@ -106,6 +107,21 @@ def build(folder: Path, device: Device) -> Firmware:
     return firmware
 
 
+def build_oversized(folder: Path, device: Device) -> tuple[Firmware, Device]:
+    """Link what does not fit the board for one with four times the memory: to measure it, never to run it."""
+    larger = {"flash": device.region_for("code").name, "ram": device.region_for("arena").name}
+    regions = tuple(replace(r, size=4 * r.size) if larger[r.kind] == r.name else r for r in _spread(device))
+    roomy = replace(device, memory=regions)
+    return build(folder, roomy, TOO_LARGE), roomy
+
+
+def _spread(device: Device) -> list[Memory]:
+    """The regions with room between them, so that they can grow: none of their addresses is used."""
+    step = max(4 * region.size for region in device.memory)
+    step += -step % 0x1000_0000
+    return [replace(region, start=index * step) for index, region in enumerate(device.memory)]
+
+
 def _compile(folder: Path, settings: BuildSettings, target: Path) -> list[Path]:
     """Compile every source, several at once; the order of the objects is that of the sources."""
     flags = [*settings.cflags, *settings.compile_flags, f"-ffile-prefix-map={folder}=."]
@@ -114,7 +130,8 @@ def _compile(folder: Path, settings: BuildSettings, target: Path) -> list[Path]:
 
     def compile_one(numbered: tuple[int, Path]) -> Path:
         index, source = numbered
-        built = target / f"{index}-{source.stem}.o"
+        built = target / _place(folder, source) / f"{index}-{source.stem}.o"
+        built.parent.mkdir(exist_ok=True)
         plain_c = source.suffix == ".c"
         compiler = find_tool(f"{settings.toolchain}{'gcc' if plain_c else 'g++'}")
         language = settings.c_flags if plain_c else settings.cxx_flags
@@ -123,6 +140,11 @@ def _compile(folder: Path, settings: BuildSettings, target: Path) -> list[Path]:
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(compile_one, enumerate(sources)))
+
+
+def _place(folder: Path, source: Path) -> str:
+    """Whose a source is, as the linker's map shall show it: the names that PlatformIO uses."""
+    return {"src": "src", "platforms": "support"}.get(source.relative_to(folder).parts[0], "fedtiny")
 
 
 def _sources(folder: Path) -> list[Path]:

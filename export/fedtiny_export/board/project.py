@@ -23,13 +23,16 @@ from ..errors import FedtinyError
 from ..ftm import abi
 from ..ftm.abi import Kernel
 from .devices import Device
+from .selftest import Step, c_words, golden_names
 
-USER_FILES = ("src", "platformio.ini", "zephyr")  # written once, then the user's
-GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator")
+PLATFORMIO, PLAIN = "platformio", "plain"
+PROJECTS = (PLATFORMIO, PLAIN)
+LIBRARY, PLAIN_LIBRARY = PurePosixPath("lib/fedtiny"), PurePosixPath("fedtiny")
+USER_FILES = ("src", "platformio.ini", "zephyr", "app")  # written once, then the user's
+GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator", "fedtiny")
 SUPPORT = "platforms/fedtiny_emulator/support"
-SELFTEST_LIMIT_BYTES = 4096  # flash that the self-test's vectors may take, once there is one vector
-SELFTEST_VECTORS = 4
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
+PROGMEM_FAMILIES = ("teensy",)  # constants are copied to RAM unless they are placed in .progmem
 
 COMPILE_FLAGS = ("-Os", "-g", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra")
 C_FLAGS = ("-std=c99",)
@@ -74,6 +77,7 @@ class Artifacts:
     normalization: str
     golden_inputs: NDArray[np.int8]
     golden_outputs: NDArray[np.int8]
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.golden_inputs.shape[0]
@@ -142,30 +146,19 @@ def _word_flash_flags(device: Device) -> tuple[str, ...]:
     return ("-DFT_MODEL_WORDS_ONLY=1",) if device.cpu in WORD_FLASH_CPUS else ()
 
 
-def selftest_vectors(input_bytes: int, output_bytes: int, available: int) -> int:
-    """How many golden vectors go into the firmware."""
-    each = 4 * (_words(input_bytes) + _words(output_bytes))
-    return max(1, min(SELFTEST_VECTORS, available, SELFTEST_LIMIT_BYTES // each))
-
-
-def selftest_bytes(input_bytes: int, output_bytes: int, available: int) -> int:
-    """Flash that the self-test's vectors take."""
-    each = 4 * (_words(input_bytes) + _words(output_bytes))
-    return each * selftest_vectors(input_bytes, output_bytes, available)
-
-
 def label_bytes(labels: Iterable[str]) -> int:
     """Flash that the labels take: whole words, which is how the linker scripts place them."""
     return len(_label_text(labels))
 
 
-def write_project(folder: Path, device: Device, artifacts: Artifacts) -> None:
+def write_project(folder: Path, device: Device, artifacts: Artifacts, kind: str = PLATFORMIO) -> None:
     """Write a project into `folder`, which exists; in one that holds a project, renew what is generated."""
     keep = {name for name in USER_FILES if (folder / name).exists()}
     for name in GENERATED_FOLDERS:
         if (folder / name).exists():
             shutil.rmtree(folder / name)
-    for path, content in project_files(device, artifacts).items():
+    files = plain_files(device, artifacts) if kind == PLAIN else project_files(device, artifacts)
+    for path, content in files.items():
         if path.parts[0] in keep:
             continue
         target = folder / path
@@ -173,18 +166,36 @@ def write_project(folder: Path, device: Device, artifacts: Artifacts) -> None:
         target.write_bytes(content)
 
 
-def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
-    """Every file of a project with its bytes; the same arguments give the same bytes."""
-    firmware = asset_root() / "firmware"
-    library = PurePosixPath("lib/fedtiny")
+def kind_of(folder: Path) -> str:
+    """Which kind of project an export folder holds."""
+    return PLAIN if (folder / PLAIN_LIBRARY).is_dir() else PLATFORMIO
+
+
+def plain_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
+    """The runtime, the model and an application as C files for any build system."""
     names = {**_board_names(device), **_model_names(artifacts)}
-    files = {path: _fill(template, names) for path, template in _templates(device)}
-    for path, content in _files(firmware / "include"):
-        files[library / "include" / path] = content
-    for path, content in _files(firmware / "src"):
-        if path.name != "ft_kernels_all.c":
-            files[library / "src" / path] = content
-    files[library / "library.json"] = _library_json(firmware / "library.json", device)
+    found = {path: _fill(template, names) for path, template in _templates(("common", "plain"))}
+    found.update(_runtime_files())
+    return {
+        PLAIN_LIBRARY / path.relative_to(LIBRARY) if path.is_relative_to(LIBRARY) else path: content
+        for path, content in found.items()
+        if path.parts[0] != "include"
+    }
+
+
+def _runtime_files() -> Iterator[tuple[PurePosixPath, bytes]]:
+    for part in ("include", "src"):
+        for path, content in _files(asset_root() / "firmware" / part):
+            if path.name != "ft_kernels_all.c":
+                yield LIBRARY / part / path, content
+
+
+def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
+    """Every file of a PlatformIO project with its bytes; the same arguments give the same bytes."""
+    names = {**_board_names(device), **_model_names(artifacts)}
+    files = {path: _fill(template, names) for path, template in _templates(_layers(device))}
+    files.update(_runtime_files())
+    files[LIBRARY / "library.json"] = _library_json(asset_root() / "firmware" / "library.json", device)
     files.update(_emulator_files(device) if device.emulator is not None else {})
     return files
 
@@ -192,15 +203,16 @@ def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, b
 def changed_user_files(folder: Path, device: Device) -> list[str]:
     """The user's files of a project that are no longer, or not yet, as an export writes them."""
     names = _board_names(device)
-    written = {path: _fill(text, names) for path, text in _templates(device) if path.parts[0] in USER_FILES}
+    every = _templates(_layers(device))
+    written = {path: _fill(text, names) for path, text in every if path.parts[0] in USER_FILES}
     there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
     found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
     return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
 
 
-def _templates(device: Device) -> Iterator[tuple[PurePosixPath, str | bytes]]:
-    """Every file of the board's layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
-    for layer in _layers(device):
+def _templates(layers: Iterable[str]) -> Iterator[tuple[PurePosixPath, str | bytes]]:
+    """Every file of these layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
+    for layer in layers:
         for path, content in _files(asset_root() / "firmware" / "templates" / "platformio" / layer):
             yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
 
@@ -215,7 +227,10 @@ def _layers(device: Device) -> tuple[str, ...]:
     known = sorted(path.parent.name for path in templates.glob("*/platformio.ini.in") if path.parent.name != "emulated")
     if framework not in known:
         raise FedtinyError(f"{device.id}: no template for framework {framework}; there are {', '.join(known)}")
-    return ("common", framework, *(("word_flash",) if device.cpu in WORD_FLASH_CPUS else ()))
+    more = ["word_flash"] if device.cpu in WORD_FLASH_CPUS else []
+    more += ["progmem"] if device.family in PROGMEM_FAMILIES else []
+    more += ["esp32"] if framework == "arduino" and device.platformio.platform.startswith("espressif32") else []
+    return ("common", framework, *more)
 
 
 def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -237,6 +252,7 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
 
 
@@ -258,36 +274,11 @@ def _model_names(artifacts: Artifacts) -> dict[str, str]:
         "output_scale": _c_float(made.scale),
         "output_zero_point": str(made.zero_point),
         "label_count": str(len(artifacts.labels)),
-        "model_words": _c_words(artifacts.ftm),
+        "model_words": c_words(artifacts.ftm),
         "label_text": _c_labels(artifacts.labels),
         "kernel_rows": _kernel_rows(artifacts.kernels),
-        **_golden_names(artifacts),
+        **golden_names(artifacts.golden_inputs, artifacts.golden_outputs, artifacts.steps),
     }
-
-
-def _golden_names(artifacts: Artifacts) -> dict[str, str]:
-    given, made = artifacts.input.elements, artifacts.output.elements
-    count = selftest_vectors(given, made, artifacts.golden_inputs.shape[0])
-    return {
-        "vectors": str(count),
-        "vector_input_words": str(_words(given)),
-        "vector_output_words": str(_words(made)),
-        "golden_inputs": _c_words(_padded_rows(artifacts.golden_inputs[:count])),
-        "golden_outputs": _c_words(_padded_rows(artifacts.golden_outputs[:count])),
-    }
-
-
-def _words(size: int) -> int:
-    return (size + 3) // 4
-
-
-def _padded_rows(rows: NDArray[np.int8]) -> bytes:
-    return b"".join(row.tobytes() + bytes(-row.size % 4) for row in rows)
-
-
-def _c_words(data: bytes) -> str:
-    words = [f"0x{word:08X}u" for word in np.frombuffer(data, "<u4").tolist()]
-    return "\n".join("    " + ", ".join(words[at : at + 8]) + "," for at in range(0, len(words), 8))
 
 
 def _c_float(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The memory report as plain text, to read and grep, and as one HTML file with inline SVG, to look at.
+"""The memory report as plain text, to read and grep; page.py shows the same as HTML.
 
 Both show the same `Report`; neither computes anything the report does not hold.
 """
@@ -6,29 +6,29 @@ Both show the same `Report`; neither computes anything the report does not hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import replace
 
 from ..quant.explain import worst
-from .budget import PLANNED, ArenaBuffer, Figure, Layer, Report
+from .budget import Figure, Layer, Report
+from .ledger import MODEL_AREA, PLANNED, Row, totals
 
 _BAR = 10
 
 
-def _value(figure: Figure | None) -> str:
+def value(figure: Figure | None) -> str:
+    """A figure with its unit, or `unknown`."""
     if figure is None or figure.value is None:
         return "unknown"
     return f"{figure.value:,} {figure.unit}" if figure.unit == "B" else f"{figure.value:,}"
 
 
-def _kib(value: int) -> str:
-    return f"{value / 1024:.1f} KiB"
+def share(part: float | None) -> str:
+    """A share in per cent, or `unknown`."""
+    return "unknown" if part is None else percent(float(part))
 
 
-def _share(part: float | None) -> str:
-    return "unknown" if part is None else _percent(float(part))
-
-
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """A share in per cent."""
     return f"{100 * part:.1f} %"
 
 
@@ -54,7 +54,8 @@ def usage_line(label: str, figure: Figure) -> str:
     return f"{label:<7}[{bar}] {100 * share:5.1f}% {used}"
 
 
-def _columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+def columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """Lines of a table, header first; the columns `right` are aligned to the right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     numeric = set(right)
     lines = []
@@ -71,34 +72,43 @@ def _columns(table: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
 def _deviation(planned: Figure, measured: Figure | None) -> str:
     if measured is None or measured.value is None or not planned.value:
         return ""
+    if measured.value == planned.value:
+        return "exact"
     return f"{100 * (measured.value / planned.value - 1):+.1f} %"
 
 
-def _figure_cells(report: Report) -> list[list[str]]:
-    """The table of figures, header first; columns for what was measured only where something was."""
-    measured = any(figure.source != PLANNED for figure in report.figures)
-    table = [["figure", "planned", *(["measured", "deviation", "source"] if measured else []), "limit", "region"]]
+def figure_cells(report: Report) -> list[list[str]]:
+    """The table of figures, header first; columns for what was measured only where something was.
+
+    `dense int8` is the plan of the same network with every weight stored.
+    """
+    measured, dense = any(figure.source != PLANNED for figure in report.figures), report.dense
+    head = ["figure", "planned", *(["measured", "deviation", "source"] if measured else [])]
+    table = [[*head, *(["dense int8"] if dense else []), "limit", "region"]]
     for planned, real in rows(report):
-        cells = [planned.name, _value(planned)]
+        cells = [planned.name, value(planned)]
         if measured:
-            cells += [_value(real), _deviation(planned, real), real.source] if real else ["", "", ""]
+            cells += [value(real), _deviation(planned, real), real.source] if real else ["", "", ""]
+        cells += [value(replace(planned, value=dense.get(planned.name)))] if dense else []
         table.append([*cells, f"{planned.limit:,}" if planned.limit else "", planned.region or ""])
     return table
 
 
 def _figure_table(report: Report) -> list[str]:
-    table = _figure_cells(report)
-    return _columns(table, {1, 2, 3, 5} if "measured" in table[0] else {1, 2})
+    table = figure_cells(report)
+    words = {"figure", "source", "region"}
+    return columns(table, {place for place, name in enumerate(table[0]) if name not in words})
 
 
 def _layer_table(layers: Sequence[Layer]) -> list[str]:
     table = [["layer", "output", "weights", "nonzero", "density", "encoding", "bytes", "dense", "MACs", "executed"]]
+    table[0] += ["smaller below", "faster below"]
     for layer in layers:
         shape = "x".join(str(side) for side in layer.output)
         if not layer.weights:
-            table.append([layer.name, shape, *[""] * 8])
+            table.append([layer.name, shape, *[""] * 10])
             continue
-        density = _percent(layer.nonzero / layer.weights)
+        density = percent(layer.nonzero / layer.weights)
         numbers = (layer.sizes.get("dense", 0), layer.macs, layer.macs_executed)
         counts = [
             f"{layer.weights:,}",
@@ -107,11 +117,19 @@ def _layer_table(layers: Sequence[Layer]) -> list[str]:
             layer.encoding,
             f"{layer.packed_bytes:,}",
         ]
-        table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers)])
-    return _columns(table, {2, 3, 4, 6, 7, 8, 9})
+        table.append([layer.name, shape, *counts, *(f"{number:,}" for number in numbers), *break_even_cells(layer)])
+    return columns(table, {2, 3, 4, 6, 7, 8, 9, 10, 11})
 
 
-def _noise_cells(report: Report) -> list[list[str]]:
+def break_even_cells(layer: Layer) -> list[str]:
+    """The densities below which pruning the layer pays, in bytes and in instructions."""
+    pays = layer.break_even
+    return ["", ""] if pays is None else [percent(pays["size"]), percent(pays["speed"])]
+
+
+def noise_cells(report: Report) -> list[list[str]]:
+    """Signal over noise by layer, header first."""
+
     def shown(value: float | None) -> str:
         return "exact" if value is None else f"{value:.1f} dB"
 
@@ -119,7 +137,7 @@ def _noise_cells(report: Report) -> list[list[str]]:
     return [header, *([row.name, row.op, shown(row.gathered_db), shown(row.output_db)] for row in report.noise)]
 
 
-def _noise_verdict(report: Report) -> str:
+def noise_verdict(report: Report) -> str:
     """The line that names the layer."""
     found = worst(report.noise)
     if found is None:
@@ -133,12 +151,13 @@ def _noise_text(report: Report) -> list[str]:
     return [
         "",
         "signal over noise, float against int8:",
-        *_columns(_noise_cells(report), {2, 3}),
-        _noise_verdict(report),
+        *columns(noise_cells(report), {2, 3}),
+        noise_verdict(report),
     ]
 
 
-def _verdict(report: Report) -> str:
+def verdict(report: Report) -> str:
+    """Whether it fits, in one line."""
     words = f"fits {report.board}" if report.fits else f"does NOT fit {report.board}"
     return f"{words} ({report.board_name})"
 
@@ -147,7 +166,7 @@ def _accuracy_text(report: Report) -> str:
     if report.accuracy["int8"] is None:
         return "unknown (no labelled samples)"
     number = report.accuracy
-    shares = f"int8 {_percent(float(number['int8'] or 0))}, float {_share(number['float'])}"
+    shares = f"int8 {percent(float(number['int8'] or 0))}, float {share(number['float'])}"
     return f"{shares} on {number['samples']} samples"
 
 
@@ -162,7 +181,10 @@ def plain_text(report: Report) -> str:
         *_noise_text(report),
         "",
         f"{_model_file(report)}, byte by byte:",
-        *("  " + line for line in _columns([["part", "bytes"], *_ledger(report)], {1})),
+        *("  " + line for line in _wide_columns(model_cells(report))),
+        "",
+        f"flash and RAM, byte by byte ({byte_source(report)}):",
+        *("  " + line for line in columns(byte_cells(report), {3})),
         "",
         *(f"note: {line}" for line in report.notes),
         "",
@@ -174,7 +196,7 @@ def plain_text(report: Report) -> str:
 def _summary(report: Report) -> list[str]:
     model = report.model
     lines = [
-        f"weights   : {model.weights:,}, {model.nonzero:,} non-zero (density {_percent(model.density)})",
+        f"weights   : {model.weights:,}, {model.nonzero:,} non-zero (density {percent(model.density)})",
         f"MACs      : {model.macs:,}, {model.macs_executed:,} executed",
         f"accuracy  : {_accuracy_text(report)}",
     ]
@@ -184,199 +206,55 @@ def _summary(report: Report) -> list[str]:
         figure = report.figure(name, PLANNED)
         if figure is not None and figure.value is not None and figure.limit is not None:
             lines.append(usage_line(label, figure))
-    return [*lines, *report.advice, *report.gates, _verdict(report)]
+    return [*lines, *report.advice, *report.gates, verdict(report)]
 
 
 def _model_file(report: Report) -> str:
     return "model.ftm" if report.runtime == "ft" else "model.tflite"
 
 
-def _ledger(report: Report) -> list[list[str]]:
-    table = [[owner, f"{size:,}"] for owner, size in report.ledger]
-    return [*table, ["total", f"{sum(size for _, size in report.ledger):,}"]]
+def byte_source(report: Report) -> str:
+    """Where the rows of flash and RAM come from."""
+    return "measured-elf" if any(row.source != PLANNED for row in report.ledger) else PLANNED
 
 
-_STYLE = """
-:root{--bg:#fff;--fg:#1d2330;--soft:#5b6577;--line:#d9dee7;--card:#f5f7fa;
---a:#2563a8;--b:#d97b29;--bad:#b3261e;--ok:#1a7f4b}
-@media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6e9ef;--soft:#9aa4b5;--line:#323a47;--card:#1c222c;
---a:#6ea8e6;--b:#e9a35f;--bad:#ff8a80;--ok:#62c796}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:1100px;padding:1.2rem;background:var(--bg);color:var(--fg);
-font:15px/1.5 system-ui,sans-serif}h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .5rem}
-p{margin:.3rem 0}.soft{color:var(--soft)}.ok{color:var(--ok)}.bad{color:var(--bad)}.wide{overflow-x:auto}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.6rem;margin:1rem 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
-.card b{display:block;font-size:1.2rem}table{border-collapse:collapse;width:100%;font-size:.88rem}
-th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child,td.t,th.t{text-align:left}svg{display:block;width:100%;height:auto}
-svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
-.legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;
-margin-right:.35em}
-"""
+def _wide_columns(table: Sequence[Sequence[str]]) -> list[str]:
+    return columns(table, range(1, len(table[0])))
 
 
-def _bar_svg(parts: Sequence[tuple[str, int]], limit: int) -> str:
-    """A bar of parts against a limit; parts beyond the limit are drawn, in the warning colour."""
-    total = sum(size for _, size in parts)
-    span = max(total, limit, 1)
-    x, shapes, legend = 0.0, [], []
-    colours = ("var(--a)", "var(--b)", "var(--ok)", "var(--soft)")
-    for index, (name, size) in enumerate(parts):
-        width = 600 * size / span
-        colour = colours[index % len(colours)]
-        shapes.append(f'<rect x="{x:.1f}" y="0" width="{max(width, 0.8):.1f}" height="18" fill="{colour}"/>')
-        legend.append(f'<span><i style="background:{colour}"></i>{escape(name)} {size:,} B</span>')
-        x += width
-    edge = 600 * limit / span
-    warning = (
-        f'<rect x="{edge:.1f}" y="0" width="{600 - edge:.1f}" height="18" fill="var(--bad)"/>' if total > limit else ""
-    )
-    return (
-        f'<svg viewBox="0 0 600 18" preserveAspectRatio="none" style="height:18px" role="img">'
-        f'<rect width="600" height="18" fill="var(--line)"/>{"".join(shapes)}{warning}</svg>'
-        f'<p class="legend">{" ".join(legend)} <span class="soft">of {limit:,} B</span></p>'
-    )
+def model_cells(report: Report) -> list[list[str]]:
+    """The model file: a row for each owner, a column for each kind of bytes, header first and sums last."""
+    rows = [row for row in report.ledger if row.area == MODEL_AREA and row.source == PLANNED]
+    parts = list(dict.fromkeys(row.part for row in rows))
+    sizes: dict[str, dict[str, int]] = {}
+    for row in rows:
+        sizes.setdefault(row.owner, {})[row.part] = row.bytes
+    table = [["owner", *parts, "total"]]
+    for owner, of_owner in [*sizes.items(), ("total", _sums(rows))]:
+        cells = [f"{of_owner[part]:,}" if part in of_owner else "" for part in parts]
+        table.append([owner, *cells, f"{sum(of_owner.values()):,}"])
+    return table
 
 
-def _arena_svg(buffers: Sequence[ArenaBuffer], names: Sequence[str]) -> str:
-    """Operators from left to right, bytes from bottom to top: which buffer lies where, and when."""
-    if not buffers:
-        return ""
-    top = max(b.offset + b.size for b in buffers)
-    steps = max(b.last for b in buffers) + 1
-    width, height = 600 / steps, 200.0
-    parts = ['<svg viewBox="-2 -2 604 216" role="img">']
-    for buffer in buffers:
-        x, w = buffer.first * width, (buffer.last - buffer.first + 1) * width
-        y, h = height * (1 - (buffer.offset + buffer.size) / top), height * buffer.size / top
-        colour = "var(--b)" if buffer.scratch else "var(--a)"
-        label = f"{buffer.name}: {buffer.size:,} B at {buffer.offset:,}, operators {buffer.first} to {buffer.last}"
-        parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{colour}" fill-opacity=".75" '
-            f'stroke="var(--bg)"><title>{escape(label)}</title></rect>'
-        )
-    parts.append(f'<text x="0" y="212" class="soft">{escape(names[0])}</text>')
-    parts.append(f'<text x="600" y="212" text-anchor="end" class="soft">{escape(names[-1])}</text></svg>')
-    return "".join(parts)
+def _sums(rows: Iterable[Row]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.part] = found.get(row.part, 0) + row.bytes
+    return found
 
 
-def _html_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
-def _parts(report: Report, group: str) -> list[tuple[str, int]]:
-    total = report.figure(f"{group}.total", PLANNED)
-    if total is None or total.value is None:
-        return []
-    names = {"flash": ("model", "code", "selftest", "labels", "sdk"), "ram": ("arena", "static", "stack_reserved")}[
-        group
-    ]
-    figures = [report.figure(f"{group}.{name}", PLANNED) for name in names]
-    return [(f.name.split(".")[1].replace("_", " "), f.value) for f in figures if f and f.value]
-
-
-def _bars(report: Report) -> str:
-    pieces = []
-    for group, title in (("flash", "Flash"), ("ram", "RAM")):
-        total = report.figure(f"{group}.total", PLANNED)
-        if total is None or total.value is None or total.limit is None:
-            continue
-        text = f"{total.value:,} B ({_kib(total.value)}), {_percent(total.value / total.limit)} of {total.region}"
-        pieces.append(f"<p><b>{title}</b> {escape(text)}</p>{_bar_svg(_parts(report, group), total.limit)}")
-    return "".join(pieces)
-
-
-def _cards(report: Report) -> str:
-    instructions = report.figure("instructions", "measured-run") or report.figure("instructions", PLANNED)
-    arena = report.figure("ram.arena", PLANNED)
-    cards = [
-        (
-            "non-zero weights",
-            f"{report.model.nonzero:,}",
-            f"{_percent(report.model.density)} of {report.model.weights:,}",
-        ),
-        ("MACs executed", f"{report.model.macs_executed:,}", f"of {report.model.macs:,}"),
-        ("arena", _value(arena), f"lower bound {report.arena_lower_bound:,} B"),
-        ("instructions", _value(instructions), instructions.source if instructions else ""),
-    ]
-    if report.accuracy["int8"] is not None:
-        said = f"float {_share(report.accuracy['float'])}, {report.accuracy['samples']} samples"
-        cards.insert(0, ("int8 accuracy", _percent(float(report.accuracy["int8"])), said))
-    return (
-        '<div class="cards">'
-        + "".join(
-            f'<div class="card"><span class="soft">{escape(a)}</span><b>{escape(b)}</b>'
-            f'<span class="soft">{escape(c)}</span></div>'
-            for a, b, c in cards
-        )
-        + "</div>"
-    )
-
-
-def _figures_html(report: Report) -> str:
-    header, *body = _figure_cells(report)
-    return _html_table(header, body)
-
-
-def _layers_html(report: Report) -> str:
-    body = []
-    for layer in report.layers:
-        shape = "×".join(str(side) for side in layer.output)
-        if not layer.weights:
-            body.append([layer.name, shape, *[""] * 9])
-            continue
-        sizes = [f"{layer.sizes.get(name, 0):,}" for name in ("dense", "bitmap", "gap")]
-        counts = [f"{layer.weights:,}", f"{layer.nonzero:,}", _percent(layer.nonzero / layer.weights)]
-        body.append(
-            [
-                layer.name,
-                shape,
-                *counts,
-                *sizes,
-                layer.encoding,
-                f"{layer.macs:,}",
-                f"{layer.macs_executed:,}",
-            ]
-        )
-    header = [
-        "layer",
-        "output",
-        "weights",
-        "non-zero",
-        "density",
-        "dense B",
-        "bitmap B",
-        "gap B",
-        "chosen",
-        "MACs",
-        "executed",
-    ]
-    return _html_table(header, body)
-
-
-def _noise_html(report: Report) -> str:
-    if not report.noise:
-        return ""
-    header, *body = _noise_cells(report)
-    return f"<h2>Signal over noise</h2><p>{escape(_noise_verdict(report))}</p>{_html_table(header, body)}"
-
-
-def html_text(report: Report) -> str:
-    """Render `report.html`: one file, no script, nothing loaded from elsewhere."""
-    verdict = f'<span class="{"ok" if report.fits else "bad"}">{escape(_verdict(report))}</span>'
-    said = "".join(f"<p>{escape(line)}</p>" for line in (*report.advice, *report.gates))
-    notes = "".join(f'<p class="soft">{escape(line)}</p>' for line in report.notes)
-    run = "".join(f"<p>{escape(str(key))}: {escape(str(value))}</p>" for key, value in (report.run or {}).items())
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}</style>"
-        f"<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{verdict}</p>{said}{_cards(report)}"
-        f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
-        f"<h2>Layers</h2>{_layers_html(report)}{_noise_html(report)}"
-        '<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
-        "bottom to top; blue: activations, orange: scratch.</p>"
-        f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>The model, byte by byte</h2>"
-        f"{_html_table(['part', 'bytes'], _ledger(report))}<h2>Notes</h2>{notes}</html>\n"
-    )
+def byte_cells(report: Report) -> list[list[str]]:
+    """Flash and RAM by owner: sections of the ELF file where one was linked, else as planned; header first."""
+    measured = [row for row in report.ledger if row.source != PLANNED]
+    rows = measured or [row for row in report.ledger if row.source == PLANNED]
+    sizes = totals(rows)
+    table = [["section" if measured else "figure", "owner", "part", "bytes"]]
+    for place, total in sizes.items():
+        of_place = {(r.owner, r.part): r.bytes for r in rows if (r.section or r.area) == place}
+        if MODEL_AREA in (r.area for r in rows if (r.section or r.area) == place):
+            of_place = {("model", "see above"): total}
+        for (owner, part), size in of_place.items():
+            table.append([place, owner, part, f"{size:,}"])
+        if len(of_place) > 1:
+            table.append([place, "total", "", f"{total:,}"])
+    return table

@@ -45,11 +45,15 @@ class CodeSizes:
         """The deepest stack of running these kernels, from the board's main on; None where it was not measured."""
         return max((self.stacks[kernel.name.lower()] for kernel in kernels), default=None) if self.stacks else None
 
-    def runtime_bytes(self, kernels: Iterable[Kernel]) -> int:
-        """Opening, running and the kernels given, with what those share."""
+    def runtime_parts(self, kernels: Iterable[Kernel]) -> dict[str, int]:
+        """Opening, running and the kernels given, with what those share: bytes by part."""
         used = set(kernels)
-        total = self.parts["core"] + sum(self.parts[kernel.name.lower()] for kernel in used)
-        return total + sum(self.parts[part] for part, users in _SHARED.items() if used & users)
+        names = ["core", *(part for part, users in _SHARED.items() if used & users)]
+        return {name: self.parts[name] for name in (*names, *sorted(kernel.name.lower() for kernel in used))}
+
+    def runtime_bytes(self, kernels: Iterable[Kernel]) -> int:
+        """All of them together."""
+        return sum(self.runtime_parts(kernels).values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ counted runs (benchmarks/code_sizes.py). It is a plan, not a measurement, and sa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,25 +77,25 @@ def executed_macs(graph: Graph, node: Node, kernel: Kernel) -> int:
     return int(np.count_nonzero(node.constants["weight"])) * height * width
 
 
-def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
+def _conv_features(plan: Plan, node: Node, kernel: Kernel) -> dict[str, int]:
     graph = plan.graph
     height, width, channels = graph.tensors[node.output].image
     flat = node.constants["weight"].reshape(channels, -1)
     nonzero = int(np.count_nonzero(flat))
     if is_vector(graph, node):
         counts = {"lines": channels, "rescaled": channels, "passes": 1}
-        if packed.kernel is Kernel.CONV_DENSE:
+        if kernel is Kernel.CONV_DENSE:
             return counts | {"vector_dense": int(flat.size)}
-        return counts | {"vector_sparse": nonzero} | _decoding(packed.kernel, int(flat.size), nonzero, 1)
+        return counts | {"vector_sparse": nonzero} | _decoding(kernel, int(flat.size), nonzero, 1)
     rows = plan.rows.get(node.name, 1)
     passes = -(-height // rows)
     counts = {"passes": passes, "lines": channels * passes, "line_rows": channels * height}
     counts |= _window_features(graph, node, rows, passes)
     quick = _quick_channels(graph, node)
-    if packed.kernel is Kernel.DEPTHWISE:
+    if kernel is Kernel.DEPTHWISE:
         return counts | _depthwise_features(graph, node, quick, passes)
     pairs = _pairs(graph, node)
-    if packed.kernel is Kernel.CONV_DENSE:
+    if kernel is Kernel.CONV_DENSE:
         blocks = -(-channels // 2) * height * -(-width // 4)
         whole = quick.all() and channels % 2 == 0 and width >= 4
         taps = pairs.shape[1] + -pairs.shape[1] % DENSE_TAPS
@@ -110,7 +111,7 @@ def _conv_features(plan: Plan, node: Node, packed: Packed) -> dict[str, int]:
     cells = np.flatnonzero(np.any(node.constants["weight"] != 0, axis=(0, 3)))
     counts["tapped"] = nonzero * passes
     counts["cells"] = int(used.sum()) * passes * (int(cells.max()) if cells.size else 0)
-    return counts | _decoding(packed.kernel, int(flat.size), nonzero, passes)
+    return counts | _decoding(kernel, int(flat.size), nonzero, passes)
 
 
 def _decoding(kernel: Kernel, weights: int, nonzero: int, passes: int) -> dict[str, int]:
@@ -187,7 +188,7 @@ def features(plan: Plan, packed: Mapping[str, Packed]) -> dict[str, int]:
     for node in graph.nodes:
         total["operators"] += node.op not in VIEWS
         if node.op in WEIGHTED:
-            for name, count in _conv_features(plan, node, packed[node.name]).items():
+            for name, count in _conv_features(plan, node, packed[node.name].kernel).items():
                 total[name] += count
             continue
         for name, count in _plain_features(graph, node).items():
@@ -217,6 +218,16 @@ def _plain_features(graph: Graph, node: Node) -> dict[str, int]:
         case Op.RESIZE:
             return {"resized": made, "resized_pixels": height * width}
     return {} if node.op in VIEWS else {"looked_up": made}
+
+
+def layer_instructions(
+    plan: Plan, node: Node, kernel: Kernel, sizes: CodeSizes, live: NDArray[np.bool_] | None = None
+) -> float:
+    """Instructions of one layer with a kernel; with other weights than its own where `live` says which there are."""
+    if live is not None:
+        node = replace(node, constants={**node.constants, "weight": live.astype(np.int8)})
+    counts = _conv_features(plan, node, kernel)
+    return sum(sizes.instructions.get(name, 0.0) * count for name, count in counts.items())
 
 
 def planned_instructions(plan: Plan, packed: Mapping[str, Packed], sizes: CodeSizes | None) -> int | None:

@@ -29,13 +29,16 @@ MAX_STREAM = SPARSE_ARENA = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Ftm:
-    """A finished file with what the report says about it. `ledger` adds up to len(data)."""
+    """A finished file with what the report says about it.
+
+    `ledger` has (owner, part, bytes) for every byte: its sizes add up to len(data).
+    """
 
     data: bytes
     plan: Plan
     packed: Mapping[str, Packed]
     kernels: tuple[Kernel, ...]
-    ledger: tuple[tuple[str, int], ...]
+    ledger: tuple[tuple[str, str, int], ...]
 
 
 def lacking(graph: Graph) -> str | None:
@@ -64,16 +67,22 @@ def _lacks(graph: Graph, node: Node) -> str | None:
 
 def write_ftm(graph: Graph, code_bytes: sparse.Code) -> Ftm:
     """Choose encodings, plan the arena, lay the file out. `code_bytes` is what linking a kernel costs."""
+    return lay_out(graph, encodings(graph, code_bytes))
+
+
+def encodings(graph: Graph, code_bytes: sparse.Code) -> tuple[Kernel, ...]:
+    """The kernel of every layer that has weights; a network that the runtime cannot run is refused."""
     reason = lacking(graph)
     if reason is not None:
         raise FedtinyError(f"{reason}: export with --runtime tflm, or leave that operator out of the network")
+    layers = [(_weight(node), kernels_for(graph, node)) for node in graph.nodes if node.op in WEIGHTED]
+    return tuple(sparse.choose(layers, code_bytes))
+
+
+def lay_out(graph: Graph, chosen: Sequence[Kernel]) -> Ftm:
+    """Plan the arena and lay the file out, with the kernel of every layer that has weights."""
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
-    weights = [np.asarray(node.constants["weight"], np.int8) for node in layers]
-    able = [kernels_for(graph, node) for node in layers]
-    chosen = sparse.choose(list(zip(weights, able, strict=True)), code_bytes)
-    packed = {
-        node.name: sparse.pack(weight, kernel) for node, weight, kernel in zip(layers, weights, chosen, strict=True)
-    }
+    packed = {node.name: sparse.pack(_weight(node), kernel) for node, kernel in zip(layers, chosen, strict=True)}
     plan = make_plan(graph, packed)
     graph = plan.graph
     _check_limits(graph, plan, packed)
@@ -81,9 +90,18 @@ def write_ftm(graph: Graph, code_bytes: sparse.Code) -> Ftm:
     return Ftm(writer.finish(), plan, packed, tuple(sorted(needed_kernels(packed, graph))), tuple(writer.ledger))
 
 
+def _weight(node: Node) -> NDArray[np.int8]:
+    return np.asarray(node.constants["weight"], np.int8)
+
+
 def runs(graph: Graph) -> int:
     """How many times a kernel is run: joining takes one for each input, a view none."""
-    return sum(0 if node.op in VIEWS else len(node.inputs) if node.op is Op.CONCAT else 1 for node in graph.nodes)
+    return sum(steps(node) for node in graph.nodes)
+
+
+def steps(node: Node) -> int:
+    """How many of them are one node's."""
+    return 0 if node.op in VIEWS else len(node.inputs) if node.op is Op.CONCAT else 1
 
 
 def kernels_for(graph: Graph, node: Node) -> tuple[Kernel, ...]:
@@ -118,7 +136,7 @@ class _Writer:
         for node in graph.nodes:
             if node.op is Op.DENSE:
                 self._add_flat_view(node.inputs[0])
-        self.ledger: list[tuple[str, int]] = []
+        self.ledger: list[tuple[str, str, int]] = []
         self.blocks: list[bytes] = []
         self.position = 0
 
@@ -129,13 +147,13 @@ class _Writer:
             self.flat[name] = len(self.records)
             self.records.append((name, (1, 1, self.graph.tensors[name].elements)))
 
-    def append(self, owner: str, data: bytes) -> int:
+    def append(self, owner: str, part: str, data: bytes) -> int:
         """Add a block at a word boundary and return its offset."""
         padded = data + bytes(-len(data) % 4)
         offset = self.position
         self.blocks.append(padded)
         self.position += len(padded)
-        self.ledger.append((owner, len(padded)))
+        self.ledger += [(owner, part, len(data)), (owner, "padding", len(padded) - len(data))]
         return offset
 
     def finish(self) -> bytes:
@@ -146,9 +164,15 @@ class _Writer:
         self.position = ops + abi.OP.size * runs(graph)
         table = b"".join(self._tensor(name, image) for name, image in self.records)
         table += b"".join(record for node in graph.nodes for record in self._steps(node))
-        self.ledger[:0] = [("header", abi.HEADER.size), ("tensors and operators", len(table))]
+        self.ledger[:0] = [("the file", "header", abi.HEADER.size), *self._record_rows()]
         body = table + b"".join(self.blocks)
         return self._header(tensors, ops, body) + body
+
+    def _record_rows(self) -> Iterator[tuple[str, str, int]]:
+        for name, _ in self.records:
+            yield name, "tensor record", abi.TENSOR.size
+        for node in self.graph.nodes:
+            yield node.name, "operator record", abi.OP.size * steps(node)
 
     def _header(self, tensors: int, ops: int, body: bytes) -> bytes:
         kernels = needed_kernels(self.packed, self.graph)
@@ -205,18 +229,19 @@ class _Writer:
             yield self._op(node, self.packed[node.name].kernel, node.inputs, self._conv(node))
             return
         kernel = RUNTIME_OPS[node.op].kernel
+        part = "table" if kernel in (Kernel.TABLE, Kernel.RESIZE) else "parameters"
         for index, record in enumerate(RUNTIME_OPS[node.op].records(node, self.graph.tensors)):
             inputs = node.inputs[index : index + 1] if node.op is Op.CONCAT else node.inputs
-            yield self._op(node, kernel, inputs, self.append(node.name, record))
+            yield self._op(node, kernel, inputs, self.append(node.name, part, record))
 
     def _conv(self, node: Node) -> int:
         packed = self.packed[node.name]
         multipliers, shifts = conv_multipliers(node, self.graph.tensors)
         low, high = activation_limits(node, self.graph.tensors[node.output])
-        channel_bias = self.append(f"{node.name}.bias", folded_bias(self.graph, node).astype("<i4").tobytes())
-        channel_multiplier = self.append(f"{node.name}.multiplier", multipliers.astype("<i4").tobytes())
-        channel_shift = self.append(f"{node.name}.shift", shifts.astype(np.int8).tobytes())
-        weights = self.append(f"{node.name}.weight", packed.data)
+        channel_bias = self.append(node.name, "biases", folded_bias(self.graph, node).astype("<i4").tobytes())
+        channel_multiplier = self.append(node.name, "multipliers", multipliers.astype("<i4").tobytes())
+        channel_shift = self.append(node.name, "shifts", shifts.astype(np.int8).tobytes())
+        weights = self.append(node.name, "weights", packed.data)
         window, dense = node.window, node.op is Op.DENSE
         record = abi.CONV.pack(
             kernel_height=1 if dense else window.kernel[0],
@@ -241,7 +266,7 @@ class _Writer:
             weights=weights,
             weight_bytes=len(packed.data),
         )
-        return self.append(node.name, record)
+        return self.append(node.name, "parameters", record)
 
     def _pad_value(self, node: Node) -> int:
         quant = self.graph.tensors[node.inputs[0]].quant

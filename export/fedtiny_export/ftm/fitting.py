@@ -5,6 +5,7 @@ The values of its weights do not matter, only which of them are zero; ranges are
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from ..board.budget import Figure, plan_figures
 from ..board.devices import load_device
-from ..board.project import label_bytes, selftest_bytes
+from ..board.project import label_bytes
+from ..board.selftest import selftest_bytes
 from ..graph.passes import simplify
 from ..onnx_in.read import read_onnx
 from ..quant.quantize import quantize
 from . import sparse
+from .abi import Kernel
 from .code_sizes import load_code_sizes
 from .file import write_ftm
 
@@ -45,12 +48,17 @@ def packed_bytes(masks: Iterable[NDArray[np.bool_]], board: str = USUAL_BOARD) -
     has 4 C bytes of biases, 4 C of multipliers and C of shifts, each block in whole words.
     """
     layers = [mask.astype(np.int8) for mask in masks]
-    code = load_code_sizes(load_device(board).cpu)
     able = [(layer, sparse.CONVS) for layer in layers]
-    chosen = sparse.choose(able, code.kernel_bytes() if code else {})
+    chosen = sparse.choose(able, _kernel_bytes(board))
     streams = sum(sparse.sizes(layer)[kernel] for layer, kernel in zip(layers, chosen, strict=True))
     channels = [int(layer.shape[0]) for layer in layers]
     return streams + sum(9 * count + -count % 4 for count in channels)
+
+
+@functools.cache  # asked for thousands of networks while a width is looked for
+def _kernel_bytes(board: str) -> dict[Kernel | frozenset[Kernel], int]:
+    code = load_code_sizes(load_device(board).cpu)
+    return code.kernel_bytes() if code else {}
 
 
 def need_of(onnx: bytes, board: str = USUAL_BOARD) -> Need:
@@ -61,8 +69,7 @@ def need_of(onnx: bytes, board: str = USUAL_BOARD) -> Need:
         path.write_bytes(onnx)
         network = simplify(read_onnx(path))
     graph = quantize(network, dict.fromkeys(network.tensors, MADE_UP))
-    sizes = load_code_sizes(device.cpu)
-    ftm = write_ftm(graph, sizes.kernel_bytes() if sizes else {})
+    ftm = write_ftm(graph, _kernel_bytes(board))
     result = graph.tensors[graph.output].elements
     tables = {
         "selftest": selftest_bytes(graph.tensors[graph.input].elements, result, SELFTEST_INPUTS),

@@ -43,9 +43,15 @@ def requantize(x: Ints, multiplier: Ints | int, shift: Ints | int, *, single_rou
         total = 31 - shift
         return np.asarray((x * multiplier + (np.int64(1) << (total - 1))) >> total)
     right = np.maximum(-shift, 0)
-    high = ((x << np.maximum(shift, 0)) * multiplier + (1 << 30)) >> 31
-    mask = (np.int64(1) << right) - 1
-    return np.asarray((high >> right) + ((high & mask) > (mask >> 1) + (high < 0)))
+    high = np.asarray((x << np.maximum(shift, 0) if np.any(shift > 0) else x) * multiplier)
+    high += 1 << 30  # in place from here on: these arrays are the largest of an export
+    high >>= 31
+    half = (np.int64(1) << right) >> 1
+    below = (high >> 63) & -(right > 0).astype(np.int64)  # a half goes away from zero
+    below += half
+    high += below
+    high >>= right
+    return high
 
 
 def activation_limits(node: Node, output: Tensor) -> tuple[int, int]:

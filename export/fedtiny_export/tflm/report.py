@@ -10,7 +10,6 @@ import numpy as np
 
 from ..board.budget import (
     MEASURED_RUN,
-    PLANNED,
     SCHEMA,
     ArenaBuffer,
     Figure,
@@ -18,8 +17,10 @@ from ..board.budget import (
     Report,
     accuracy_fields,
     model_facts,
+    other_boards,
 )
-from ..board.devices import Device, all_devices
+from ..board.devices import Device
+from ..board.ledger import PLANNED, planned_row
 from ..ftm.cost import nominal_macs
 from ..ftm.plan import activation_plan
 from ..graph.evaluate import Accuracy
@@ -65,7 +66,7 @@ def make_tflm_report(
         model=model_facts(whole, layers),
         figures=figures,
         layers=layers,
-        ledger=(("model.tflite", model_bytes),),
+        ledger=(planned_row("flash.model", "model.tflite", "file", model_bytes),),
         arena=tuple(
             ArenaBuffer(b.name, offset, b.size, b.first, b.last, b.scratch)
             for b, offset in zip(plan.buffers, plan.offsets, strict=True)
@@ -115,6 +116,4 @@ def _advice(device: Device, figures: tuple[Figure, ...], model_bytes: int, arena
     ]
     if not lines:
         return ()
-    others = [other for other in all_devices() if other.id != device.id]
-    fitting = [o.id for o in others if all(f.over == 0 for f in _figures(o, model_bytes, arena_bytes))]
-    return (*lines, f"boards it fits: {', '.join(fitting) if fitting else 'none of those known'}")
+    return (*lines, other_boards(device, lambda other: _figures(other, model_bytes, arena_bytes)))

@@ -78,7 +78,9 @@ def _grouped_sums(patches: Numbers, weight: Numbers, count: int) -> Numbers:
     fan_in, parts = weight.shape[3], []
     for group, part in enumerate(np.split(weight, count)):
         own = patches[..., group * fan_in : (group + 1) * fan_in]
-        parts.append(own.reshape(*own.shape[:3], -1) @ part.reshape(part.shape[0], -1).T)
+        flat = part.reshape(part.shape[0], -1)
+        # as one product of matrices: with more dimensions numpy would make one of each row of the image
+        parts.append((own.reshape(-1, flat.shape[1]) @ flat.T).reshape(*own.shape[:3], -1))
     return np.concatenate(parts, axis=3) if count > 1 else np.asarray(parts[0])
 
 

@@ -7,6 +7,9 @@
 #include "ft_selftest.h"
 #include "model.h"
 
+/* 1: a failed self-test names the first layer that differs. Costs flash: the code, and four bytes a layer and vector. */
+#define NAME_THE_LAYER 0
+
 enum { REFUSED = 1, SELFTEST_FAILED = 2 };
 
 static uint8_t ft_arena[FT_MODEL_ARENA_BYTES] __attribute__((aligned(16)));
@@ -31,11 +34,12 @@ int main(void) {
     ft_report_t report = {0u, 0u, 0u};
     ft_status_t status = start(&selftest);
     if (status != FT_OK) {
-        ft_put_text(ft_port_put, "the model was refused with status ");
-        ft_put_int(ft_port_put, status);
-        ft_port_put('\n');
+        ft_report_refusal(ft_port_put, status);
         return REFUSED;
     }
+#if NAME_THE_LAYER
+    if (!selftest.passed) (void)ft_report_layers(ft_port_put, &model, NULL, &selftest);
+#endif
     if (read_input(ft_input(&model))) {
         (void)ft_invoke(&model);
         ft_report_answer(ft_port_put, ft_output(&model));

@@ -25,6 +25,14 @@ void ft_put_int(ft_put_t put, int32_t value);
  * if the self-test failed, one line that says where. */
 void ft_report_write(ft_put_t put, const ft_report_t *report, const ft_selftest_t *selftest);
 
+/* After a self-test that failed: run its vector again and write the name of the first layer whose output is not as
+ * exported. Layers that hand rows to one another are named together. Links four bytes for each layer and vector, and the
+ * names; nothing if it is never called. FT_OK, or ft_step's error. */
+ft_status_t ft_report_layers(ft_put_t put, ft_model_t *model, void (*idle)(void), const ft_selftest_t *selftest);
+
+/* Write why the model is not run: one line, which fedtiny-check --serial knows. */
+void ft_report_refusal(ft_put_t put, ft_status_t status);
+
 /* Write the largest of the outputs with its label. */
 void ft_report_answer(ft_put_t put, const int8_t *output);
 

@@ -22,6 +22,9 @@ typedef struct ft_selftest {
  * every operator: feed a watchdog, serve a radio. FT_OK if it ran, whether it passed or not, else ft_step's. */
 ft_status_t ft_selftest_run(ft_model_t *model, void (*idle)(void), ft_selftest_t *result);
 
+/* Copy the input of a vector, which there must be, to `input`. */
+void ft_selftest_vector(uint32_t vector, int8_t *input);
+
 /* Copy the input of the first vector to `input`: something to run until there is a sensor. */
 void ft_selftest_input(int8_t *input);
 

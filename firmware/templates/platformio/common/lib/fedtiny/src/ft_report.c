@@ -89,6 +89,22 @@ void ft_report_write(ft_put_t put, const ft_report_t *report, const ft_selftest_
     put('\n');
 }
 
+/* Why, by status from -1 on, each ended by 0. */
+static const char reasons[] =
+    "misaligned\0cut off\0not a model\0other version\0damaged\0bad format\0kernel missing\0arena too small";
+
+void ft_report_refusal(ft_put_t put, ft_status_t status) {
+    const char *reason = reasons;
+    for (int other = -1; other > status && reason < reasons + sizeof reasons - 1; reason++) {
+        if (*reason == '\0') other--;
+    }
+    ft_put_text(put, "the model was refused: ");
+    ft_put_text(put, reason);
+    ft_put_text(put, " (status ");
+    ft_put_int(put, status);
+    ft_put_text(put, ")\n");
+}
+
 void ft_report_answer(ft_put_t put, const int8_t *output) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < FT_MODEL_OUTPUT_BYTES; i++) {

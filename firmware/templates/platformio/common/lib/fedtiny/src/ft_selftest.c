@@ -8,7 +8,7 @@ static int8_t byte_of(const uint32_t *words, uint32_t index) {
     return (int8_t)(uint8_t)(words[index / 4u] >> (8u * (index % 4u)));
 }
 
-static void copy_input(uint32_t vector, int8_t *input) {
+void ft_selftest_vector(uint32_t vector, int8_t *input) {
     const uint32_t *words = ft_golden_inputs + vector * FT_GOLDEN_INPUT_WORDS;
     for (uint32_t i = 0; i < FT_MODEL_INPUT_BYTES; i++) input[i] = byte_of(words, i);
 }
@@ -30,7 +30,7 @@ ft_status_t ft_selftest_run(ft_model_t *model, void (*idle)(void), ft_selftest_t
     result->vectors = FT_GOLDEN_VECTORS;
     for (result->vector = 0; result->vector < FT_GOLDEN_VECTORS; result->vector++) {
         ft_status_t status;
-        copy_input(result->vector, ft_input(model));
+        ft_selftest_vector(result->vector, ft_input(model));
         do {
             status = ft_step(model);
             if (idle != NULL) idle();
@@ -42,4 +42,4 @@ ft_status_t ft_selftest_run(ft_model_t *model, void (*idle)(void), ft_selftest_t
     return FT_OK;
 }
 
-void ft_selftest_input(int8_t *input) { copy_input(0, input); }
+void ft_selftest_input(int8_t *input) { ft_selftest_vector(0, input); }

@@ -32,7 +32,9 @@ env.Append(
     CFLAGS=board.get("build.c_flags"),
     CXXFLAGS=board.get("build.cxx_flags"),
     CPPPATH=[support, str(Path("$PROJECT_DIR") / "lib" / "fedtiny" / "include")],
-    LINKFLAGS=machine + board.get("build.link_flags"),
+    LINKFLAGS=machine
+    + board.get("build.link_flags")
+    + ["-Xlinker", "-Map=" + str(Path("$BUILD_DIR") / "firmware.map")],
 )
 env.BuildSources(str(Path("$BUILD_DIR") / "support"), support)
 
