@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .atomic import atomic_folder, write_atomically
 from .board.advice import forced
 from .board.budget import Report, make_report, plan_figures
-from .board.devices import OWN_BOARD, Device, all_devices
+from .board.devices import OWN_BOARD, Device
 from .board.page import html_text
 from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
 from .board.render import plain_text
@@ -52,7 +52,6 @@ ENCODINGS = {
 }
 OURS, TENSORFLOW = "fedtiny", "tensorflow"
 FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
-MOST_NAMED = 4  # boards in a sentence
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
@@ -104,8 +103,7 @@ def make_export(
         report = make_tflm_report(*facts, decode=runtime == DECODE, measured=arena)
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
-    notes = (*_quantisation_notes(source.wishes, converter), *_training_notes(source.training_bytes))
-    report = replace(report, notes=(*report.notes, *notes), noise=noise)
+    report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
     report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
 
@@ -176,19 +174,6 @@ def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
     said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
     said += ["channels were equalised between layers"] if wishes.equalize else []
     return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
-
-
-def _training_notes(needed: int | None) -> list[str]:
-    """Which boards could be clients of the run, by the memory that its own account says a client needs."""
-    if needed is None:
-        return []
-    boards = [device for device in all_devices() if device.emulator is None]
-    able = [one.id for one in boards if max(region.size for region in one.memory if region.kind == "ram") >= needed]
-    named = ", ".join(able[:MOST_NAMED]) + (f" and {len(able) - MOST_NAMED} more" if len(able) > MOST_NAMED else "")
-    said = (
-        f"to train it as a client took {needed:,} B at most (parameters, gradients, momentum, activations of a batch)"
-    )
-    return [f"{said}: {f'the RAM of {named} could hold that' if able else 'no board here has so much RAM'}"]
 
 
 def golden_inputs(source: Source, graph: Graph) -> NDArray[np.int8]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import FedtinyError, UsageError
 from .graph.evaluate import Samples, read_samples
@@ -46,7 +45,6 @@ class Source:
     labels: tuple[str, ...]
     calibration: Samples | None = None
     wishes: Wishes = PLAIN
-    training_bytes: int | None = None  # the most that a client of the run needed
 
     @property
     def is_int8(self) -> bool:
@@ -98,9 +96,7 @@ def read_source(
         made: Mapping[str, tuple[float, float]] = dict.fromkeys(graph.tensors, ranges)
     else:
         made = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
-    summary = _summary(given)
-    labels = _labels(given, graph, summary)
-    return Source(given.name or "model", graph, made, samples, labels, shown, wishes, _training_bytes(given, summary))
+    return Source(given.name or "model", graph, made, samples, _labels(given, graph), shown, wishes)
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:
@@ -120,29 +116,18 @@ def _ranges(model: Path, graph: Graph, shown: Samples | None, choice: Choice) ->
     return choose_ranges(graph, read_ranges(beside), choice)
 
 
-def _summary(given: Path) -> Mapping[str, Any]:
-    """What a run says of itself; nothing where a model file came alone."""
+def _labels(given: Path, graph: Graph) -> tuple[str, ...]:
+    count = graph.tensors[graph.output].elements
+    numbered = tuple(str(index) for index in range(min(count, MAX_LABELS)))
+    if not given.is_dir() or not (given / "summary.json").is_file():
+        return numbered
     path = given / "summary.json"
-    return read_json_object(path) if given.is_dir() and path.is_file() else {}
-
-
-def _labels(given: Path, graph: Graph, summary: Mapping[str, Any]) -> tuple[str, ...]:
-    count, names = graph.tensors[graph.output].elements, summary.get("class_names")
+    names = read_json_object(path).get("class_names")
     if names is None:
-        return tuple(str(index) for index in range(min(count, MAX_LABELS)))
+        return numbered
     if not isinstance(names, list) or len(names) != count or not all(_is_text(name) for name in names):
-        raise FedtinyError(f"{given / 'summary.json'}: class_names must be {count} texts, one an output")
+        raise FedtinyError(f"{path}: class_names must be {count} texts, one an output")
     return tuple(names)
-
-
-def _training_bytes(given: Path, summary: Mapping[str, Any]) -> int | None:
-    if "cost" not in summary:
-        return None
-    cost = summary["cost"]
-    most = cost.get("memory_max") if isinstance(cost, dict) else None
-    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-        raise FedtinyError(f"{given / 'summary.json'}: cost.memory_max must be a number of bytes")
-    return most
 
 
 def _is_text(name: object) -> bool:

@@ -341,16 +341,3 @@ def test_the_dense_column_is_what_dense_weights_would_take(tmp_path):
     sparse, dense = (json.loads((tmp_path / f"out{count}" / "report.json").read_text()) for count in (0, 2))
     assert sparse["dense"] == {figure["name"]: figure["value"] for figure in dense["figures"]}
     assert sparse["dense"]["flash.model"] > max(f["value"] for f in sparse["figures"] if f["name"] == "flash.model")
-
-
-def test_which_boards_could_be_clients(tmp_path, capsys):
-    run = make_run(tmp_path / "run")
-    for needed, words in ((300_000, "the RAM of disco_f746ng, esp32c3, "), (10**9, "no board here has so much RAM")):
-        (run / "summary.json").write_text(json.dumps({"schema": 1, "cost": {"memory_max": needed}}))
-        assert call(run, "--target", "qemu-m4", "--out", tmp_path / str(needed)) == 0
-        notes = json.loads((tmp_path / str(needed) / "report.json").read_text())["notes"]
-        assert any(f"{needed:,} B" in note and words in note for note in notes)
-    for wrong in ("much", -1, None, True):
-        (run / "summary.json").write_text(json.dumps({"schema": 1, "cost": {"memory_max": wrong}}))
-        assert call(run, "--target", "qemu-m4", "--out", tmp_path / "x") == 1
-        assert "cost.memory_max must be a number of bytes" in capsys.readouterr().err
