@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .atomic import atomic_folder, write_atomically
 from .board.advice import forced
 from .board.budget import Report, make_report, plan_figures
-from .board.devices import OWN_BOARD, Device
+from .board.clients import client_on
+from .board.devices import OWN_BOARD, Device, all_devices
 from .board.page import html_text
 from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
 from .board.render import plain_text
@@ -104,6 +105,7 @@ def make_export(
     else:
         report = make_report(device, whole, graph, ftm, source.name, measured, tables)
     report = replace(report, notes=(*report.notes, *_quantisation_notes(source.wishes, converter)), noise=noise)
+    report = replace(report, client=client_on(device, all_devices(), source.training))
     report = _gated(report, measured, min_accuracy)
     return Exported(graph, ftm, tflite, inputs, outputs, report, arena)
 

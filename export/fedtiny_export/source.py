@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .board.clients import training_memory
 from .errors import FedtinyError, UsageError
 from .graph.evaluate import Samples, read_samples
 from .graph.ir import Graph
@@ -45,6 +46,7 @@ class Source:
     labels: tuple[str, ...]
     calibration: Samples | None = None
     wishes: Wishes = PLAIN
+    training: Mapping[str, int] | None = None  # bytes that a device of the run needed
 
     @property
     def is_int8(self) -> bool:
@@ -96,7 +98,8 @@ def read_source(
         made: Mapping[str, tuple[float, float]] = dict.fromkeys(graph.tensors, ranges)
     else:
         made = {} if int8 else _ranges(model, graph, shown, wishes.ranges)
-    return Source(given.name or "model", graph, made, samples, _labels(given, graph), shown, wishes)
+    training = training_memory(given) if given.is_dir() else None
+    return Source(given.name or "model", graph, made, samples, _labels(given, graph), shown, wishes, training)
 
 
 def _check_label_range(graph: Graph, samples: Samples | None) -> None:

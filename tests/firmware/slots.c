@@ -1,6 +1,6 @@
 /* An emulated flash that loses power: slots.c OLD.ftm NEW.ftm ARENA INPUT OUTPUT checks that a working model is left at
- * every byte. Erasing sets bytes to 0xFF one after another, programming clears bits of bytes, and the byte at which power
- * goes is left as chance will have it. Prints how many places were tried. */
+ * every byte. Erasing sets bytes to 0xFF one after another, programming clears bits of bytes, those of a unit in any order,
+ * and the byte at which power goes is left as chance will have it. Prints how many places were tried. */
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +52,9 @@ static int flash_program(void *context, uint32_t offset, const uint32_t *unit) {
     (void)context;
     if (offset % FT_SLOT_UNIT != 0u || offset >= FLASH_BYTES) fail("a unit is not where one can be");
     if (programmed[offset / FT_SLOT_UNIT]++) fail("a unit is programmed twice");
-    for (uint32_t i = 0; i < FT_SLOT_UNIT; i++) {
+    uint32_t first = some_bits(), step = some_bits() | 1u; /* a unit's bytes are programmed in any order */
+    for (uint32_t count = 0; count < FT_SLOT_UNIT; count++) {
+        uint32_t i = (first + count * step) % FT_SLOT_UNIT;
         uint8_t wanted = ((const uint8_t *)unit)[i];
         if (power-- == 0) {
             flash.bytes[offset + i] = (uint8_t)(flash.bytes[offset + i] & (wanted | some_bits()));

@@ -28,6 +28,7 @@ from ..graph.ir import WEIGHTED, Graph, Node
 from ..quant.explain import LayerNoise
 from ..untrusted import guarded
 from .advice import forced, overs, ways_out
+from .clients import Client
 from .devices import Device, Memory, all_devices, next_board_up
 from .ledger import BOARD, PLANNED, RUNTIME, TABLES, Row, merged, model_rows, planned_row
 
@@ -114,6 +115,7 @@ class Report:
     gates: tuple[str, ...] = ()
     run: dict[str, str] | None = None
     noise: tuple[LayerNoise, ...] = ()
+    client: Client | None = None
     dense: dict[str, int | None] | None = None  # the planned figures with every weight stored, zeros and all
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from .budget import ArenaBuffer, Report
+from .clients import client_text
 from .ledger import PLANNED
 from .render import (
     break_even_cells,
@@ -39,7 +40,7 @@ svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft
 .legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;
 margin-right:.35em}
 @media(max-width:600px){body{padding:.8rem}table{font-size:.74rem}th,td{padding:.2rem .3rem}th{white-space:normal}
-th:first-child,td:first-child{position:sticky;left:0;background:var(--bg)}}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--bg);box-shadow:inset 0 -1px var(--line)}}
 """
 
 
@@ -205,6 +206,12 @@ def _noise_html(report: Report) -> str:
     return f"<h2>Signal over noise</h2><p>{escape(noise_verdict(report))}</p>{_html_table(header, body)}"
 
 
+def _client_html(report: Report) -> str:
+    if report.client is None:
+        return ""
+    return f"<h2>Training on this board</h2><p>{escape(client_text(report.client, report.board))}</p>"
+
+
 def html_text(report: Report) -> str:
     """Render `report.html`."""
     said_first = f'<span class="{"ok" if report.fits else "bad"}">{escape(verdict(report))}</span>'
@@ -216,7 +223,7 @@ def html_text(report: Report) -> str:
         f"<title>{escape(report.source)} on {escape(report.board)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(report.source)} on {escape(report.board)}</h1><p>{said_first}</p>{said}{_cards(report)}"
         f"<h2>Memory</h2>{_bars(report)}<h2>Planned and measured</h2>{_figures_html(report)}{run}"
-        f"<h2>Layers</h2>{_layers_html(report)}{_noise_html(report)}"
+        f"{_client_html(report)}<h2>Layers</h2>{_layers_html(report)}{_noise_html(report)}"
         '<h2>Arena</h2><p class="soft">Operators from left to right, bytes from '
         "bottom to top; blue: activations, orange: scratch.</p>"
         f"{_arena_svg(report.arena, [layer.name for layer in report.layers])}<h2>The model, byte by byte</h2>"

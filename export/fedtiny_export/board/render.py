@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..quant.explain import worst
 from .budget import Figure, Layer, Report
+from .clients import client_text
 from .ledger import MODEL_AREA, PLANNED, Row, totals
 
 _BAR = 10
@@ -200,6 +201,8 @@ def _summary(report: Report) -> list[str]:
         f"MACs      : {model.macs:,}, {model.macs_executed:,} executed",
         f"accuracy  : {_accuracy_text(report)}",
     ]
+    if report.client is not None:
+        lines.append(f"training  : {client_text(report.client, report.board)}")
     if report.run is not None:
         lines += [f"{key:<10}: {value}" for key, value in report.run.items()]
     for label, name in (("RAM:", "ram.total"), ("Flash:", "flash.total")):
