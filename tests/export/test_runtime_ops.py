@@ -147,8 +147,16 @@ def test_hostile_files_are_refused_or_run_inside_their_arena(name, host_runtime)
     [
         ((Op.TRANSPOSE, {"constants": {"order": np.array([1, 0, 2])}}), (4, 5, 2), "transpose"),
         (SOFTMAX, (3, 5), "softmax of a tensor with two sides"),
-        ((Op.MAX_POOL, {"window": Window((256, 1), (1, 1))}), (300, 2, 1), "kernel, stride, padding or dilation over 255"),
-        ((Op.MAX_POOL, {"window": Window((1, 1), (1, 300))}), (2, 601, 1), "kernel, stride, padding or dilation over 255"),
+        (
+            (Op.MAX_POOL, {"window": Window((256, 1), (1, 1))}),
+            (300, 2, 1),
+            "kernel, stride, padding or dilation over 255",
+        ),
+        (
+            (Op.MAX_POOL, {"window": Window((1, 1), (1, 300))}),
+            (2, 601, 1),
+            "kernel, stride, padding or dilation over 255",
+        ),
     ],
 )
 def test_what_is_lacking_is_named(operator, shape, said):
