@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from fedtiny_export.board.devices import load_device_file
+from fedtiny_export.board.project import project_files
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
+from small_project import artifacts
 
 BOARD = """
 name = "a board of somebody's own"
@@ -117,6 +122,26 @@ def test_ram_over_100_percent_is_no_warning(run, tmp_path, capsys):
     share = next(line for line in text.splitlines() if line.startswith("RAM:"))
     assert float(share.split("]")[1].split("%")[0]) > 100
     assert "does NOT fit own" in text.splitlines()[-1]
+
+
+def test_a_project_over_its_ram_does_not_compile(tmp_path, need_tool):
+    """PlatformIO would flash it. The export said so before; this is for who did not read it."""
+    need_tool("gcc", "gcc")
+    path = tmp_path / "own.toml"
+    path.write_text(BOARD.format(**USUAL | {"ram": 20_000, "stack": 2000, "sdk_ram": 3000}))
+    made, said = artifacts(), {}
+    for arena in (15_000, 15_001):
+        files = project_files(load_device_file(path), dataclasses.replace(made, arena_bytes=arena))
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        library = tmp_path / "lib" / "fedtiny"
+        command = ["gcc", "-c", f"-I{library / 'include'}", str(library / "src" / "model.c"), "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        said[arena] = done.stderr
+    assert said[15_000] == ""
+    assert "the arena does not fit this board's RAM, see report.txt" in said[15_001]
+    assert subprocess.run([*command, "-DFT_ARENA_ANYWAY"]).returncode == 0
 
 
 def test_a_model_that_needs_external_ram_is_told_where_it_would_fit(run, arena, tmp_path, capsys):

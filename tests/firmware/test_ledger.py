@@ -110,7 +110,7 @@ def test_a_model_s_rows_are_what_its_records_say(graph):
         assert found[name, "biases"] == found[name, "multipliers"] == 4 * channels
         assert found[name, "shifts"] == channels
         assert found[name, "padding"] == -channels % 4
-        assert found[name, "parameters"] == 36
+        assert found[name, "parameters"] == abi.CONV.size
     assert next(layers, None) is None
 
 

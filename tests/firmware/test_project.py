@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -231,9 +232,16 @@ COMPILED = (".c", ".cpp", ".h", ".json")
 
 
 def _sources(board: str) -> dict[str, bytes]:
-    """What is compiled of a project, with the board's name taken out: the same for most boards of a kind."""
+    """What is compiled of a project, without the board's name and the room for its arena: the same for many boards."""
     files = project_files(load_device(board), MADE)
-    return {str(p): c.replace(f'"{board}"'.encode(), b'"-"') for p, c in files.items() if p.suffix in COMPILED}
+    plain = {str(p): c.replace(f'"{board}"'.encode(), b'"-"') for p, c in files.items() if p.suffix in COMPILED}
+    return {name: re.sub(rb"(ARENA_ROOM )(\d+)u", _enough, content) for name, content in plain.items()}
+
+
+def _enough(found: re.Match[bytes]) -> bytes:
+    """A number that is compared once, while compiling; no board has too little for this model."""
+    assert int(found[2]) > MADE.arena_bytes
+    return found[1]
 
 
 KINDS: dict[tuple[object, ...], list[str]] = {}
@@ -243,7 +251,7 @@ for _board in BOARDS:
 
 
 def test_every_board_is_of_a_kind_that_is_compiled():
-    """Boards of one kind differ in nothing that a compiler sees but the board's name."""
+    """Boards of one kind differ in nothing that a compiler sees but the board's name and its room for the arena."""
     assert sorted(board for boards in KINDS.values() for board in boards) == BOARDS
     firsts = {boards[0] for boards in KINDS.values()}
     assert len(firsts) < len(BOARDS) / 1.5

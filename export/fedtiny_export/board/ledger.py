@@ -26,7 +26,7 @@ _FLASH_AREAS = {part: f"flash.{part}" for part in ("code", "model", "selftest", 
 _RAM_AREAS = {"arena": "ram.arena", "stack": "ram.stack_reserved", "data": "ram.static", "bss": "ram.static"}
 
 _OUTPUT = re.compile(r"(\.[\w.]+)(?:\s+0x([0-9a-f]+)\s+0x([0-9a-f]+).*)?$")
-_PIECE = re.compile(r" (\.[\w.$]+|COMMON|\*fill\*)(?:\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+(.*))?)?$")
+_PIECE = re.compile(r" (\.\S+|COMMON|\*fill\*)(?:\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+(.*))?)?$")
 _WRAPPED = re.compile(r"\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+(.*))?$")
 _PLACE = re.compile(r"(?:fedtiny-build-[^/]+|\.pio/build/[^/]+)/(?:lib[^/]*/)?(src|support|fedtiny)/(.+)\.o$")
 

@@ -252,8 +252,21 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "arena_room": str(_arena_room(device)),
         "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
+
+
+def _arena_room(device: Device) -> int:
+    """What the arena's region has beside stack and SDK: PlatformIO flashes a firmware that takes more than all RAM.
+
+    On an emulated board the linker knows better.
+    """
+    if device.emulator is not None:
+        return 0xFFFF_FFFF
+    home, reserve = device.region_for("arena"), device.reserve
+    stack = (reserve.stack_bytes or 0) if device.region_for("stack") == home else 0
+    return max(0, home.size - stack - (reserve.sdk_ram_bytes or 0))
 
 
 def _model_names(artifacts: Artifacts) -> dict[str, str]:
