@@ -166,6 +166,7 @@ def firmware_run(device: Device, graph: Graph, forced: Kernel | None, folder: Pa
     inputs = samples(graph, 2)
     outputs = reference.run(graph, inputs)
     np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
+    (folder / "model.ftm").write_bytes(ftm.data)
     labels = tuple(str(index) for index in range(outputs[0].size))
     write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
     measured = measure(folder, device, None)

@@ -3,8 +3,8 @@
  *     cc -O2 -shared -fPIC -fvisibility=hidden accesses.c -o accesses.so
  *     qemu-system-arm ... -plugin ./accesses.so,out=FILE,from=ADDRESS,to=ADDRESS
  *
- * FILE gets three numbers: accesses, those whose address is no multiple of their size, and loads of less than a word
- * between the two addresses. */
+ * FILE gets four numbers: accesses, those whose address is no multiple of their size, loads of less than a word between
+ * the two addresses, and of the second those that are no loads between the two addresses. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -31,15 +31,18 @@ void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void
 EXPORTED int qemu_plugin_version = 1;
 EXPORTED int qemu_plugin_install(plugin_id id, const struct qemu_info *info, int argc, char **argv);
 
-static uint64_t from, to, accesses, unaligned, narrow;
+static uint64_t from, to, accesses, unaligned, narrow, elsewhere;
 static FILE *out;
 
 static void on_access(unsigned cpu, uint32_t info, uint64_t address, void *data) {
     (void)cpu, (void)data;
     unsigned shift = qemu_plugin_mem_size_shift(info);
     accesses++;
-    if ((address & ((1u << shift) - 1u)) != 0u) unaligned++;
-    if (address >= from && address < to && shift < WORD && !qemu_plugin_mem_is_store(info)) narrow++;
+    bool loaded = address >= from && address < to && !qemu_plugin_mem_is_store(info);
+    bool off = (address & ((1u << shift) - 1u)) != 0u;
+    unaligned += off;
+    elsewhere += off && !loaded;
+    narrow += loaded && shift < WORD;
 }
 
 static void on_block(plugin_id id, struct qemu_plugin_tb *block) {
@@ -52,7 +55,7 @@ static void on_block(plugin_id id, struct qemu_plugin_tb *block) {
 
 static void on_exit_of_guest(plugin_id id, void *data) {
     (void)id, (void)data;
-    fprintf(out, "%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", accesses, unaligned, narrow);
+    fprintf(out, "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", accesses, unaligned, narrow, elsewhere);
     fclose(out);
 }
 

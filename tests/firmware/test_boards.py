@@ -184,8 +184,11 @@ def test_memory_ends_where_the_part_s_does(board, tmp_path):
     assert "FAULT exception=" in text
 
 
-def test_no_access_is_unaligned_and_an_esp8266_reads_its_flash_by_words(board, tmp_path, need_tool):
-    """QEMU lets most boards do both; the parts they stand for do not."""
+def test_no_access_is_unaligned_where_none_may_be_and_an_esp8266_reads_its_flash_by_words(board, tmp_path, need_tool):
+    """QEMU lets most boards do both; the parts they stand for do not.
+
+    Those with the twin for signal processing load words from any address of flash, and do so for Rice codes alone.
+    """
     need_tool("gcc", "gcc")
     device, made = load_device(board), artifacts()
     write_export(tmp_path, board, made)
@@ -200,9 +203,10 @@ def test_no_access_is_unaligned_and_an_esp8266_reads_its_flash_by_words(board, t
     command = [*device.emulator.command(str(firmware.elf)), "-plugin", f"{plugin},out={tmp_path / 'out'},{places}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    accesses, unaligned, narrow = map(int, (tmp_path / "out").read_text().split())
+    accesses, unaligned, narrow, elsewhere = map(int, (tmp_path / "out").read_text().split())
     assert accesses > 100_000
-    assert unaligned == 0
+    assert elsewhere == 0
+    assert unaligned == 0 or board in DSP
     assert (narrow == 0) == (board == "qemu-xtensa")
     command = [f"{device.emulator.toolchain}objdump", "-d", str(firmware.elf)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -83,8 +83,8 @@ def test_sparse_is_smaller_and_needs_fewer_instructions_than_the_same_network_fi
     import onnx
     from onnx import numpy_helper
 
-    run = make_run(tmp_path / "sparse", seed=1, density=0.1)
-    filled = make_run(tmp_path / "filled", seed=1, density=0.1)
+    run = make_run(tmp_path / "sparse", seed=1, density=0.1, widths=(12, 16))
+    filled = make_run(tmp_path / "filled", seed=1, density=0.1, widths=(12, 16))
     model = onnx.load(filled / "model.onnx")
     random = np.random.default_rng(0)
     for initializer in model.graph.initializer:
