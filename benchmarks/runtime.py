@@ -4,7 +4,9 @@ Weights are random (the first convolution is dense) unless a file is named: what
 values, but accuracy is no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are
 the same at every density, because it stores and multiplies zeros.
 
-    python benchmarks/runtime.py [--out result.json] [DENSITY | ds-cnn | FILE.tflite ...]
+    python benchmarks/runtime.py [--out result.json] [DENSITY | DENSITYx2 | ds-cnn | FILE.tflite ...]
+
+0.1x2 has pairs of input channels that were pruned together, as fedtiny-train --prune-block 2 does.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from networks import dscnn, ic01
 
 
 def network(name: str) -> Graph:
-    """A density of the image classification network, ds-cnn, or a file."""
+    """A density of the image classification network, in blocks or not, ds-cnn, or a file."""
     if name.endswith(".tflite"):
         return reduce_graph(read_tflite(Path(name)))
-    return dscnn() if name == "ds-cnn" else ic01(float(name))
+    if name == "ds-cnn":
+        return dscnn()
+    density, _, block = name.partition("x")
+    return ic01(float(density), block=int(block or 1))
 
 
 def main() -> None:

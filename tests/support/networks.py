@@ -12,8 +12,9 @@ from fedtiny_export.quant.quantize import quantize
 class Builder:
     """Adds one operator after another and keeps track of shapes."""
 
-    def __init__(self, shape: tuple[int, ...], seed: int, density: float = 1.0) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int, density: float = 1.0, block: int = 1) -> None:
         self.random = np.random.default_rng(seed)
+        self.block = block  # input channels that live and die together
         self.density = density
         self.tensors = {"input": Tensor("input", shape)}
         self.nodes: list[Node] = []
@@ -29,7 +30,9 @@ class Builder:
         return name
 
     def _weights(self, *shape: int) -> dict[str, np.ndarray]:
-        weight = self.random.normal(size=shape) * (self.random.random(shape) < self.density)
+        block = self.block if shape[-1] % self.block == 0 else 1
+        weight = self.random.normal(size=shape)
+        weight *= np.repeat(self.random.random((*shape[:-1], shape[-1] // block)) < self.density, block, axis=-1)
         fan = max(1.0, np.prod(shape[1:]) * self.density)
         return {
             "weight": (weight / np.sqrt(fan)).astype(np.float32),
@@ -217,9 +220,9 @@ def every_shape() -> Graph:
     return b.int8(-2.0, 2.0)
 
 
-def ic01(density: float, seed: int = 0) -> Graph:
+def ic01(density: float, seed: int = 0, block: int = 1) -> Graph:
     """MLPerf Tiny's image classification network with random weights, the first convolution dense."""
-    b = Builder((32, 32, 3), seed)
+    b = Builder((32, 32, 3), seed, block=block)
     first = b.conv(16)
     b.density = density
     b.conv(16)
