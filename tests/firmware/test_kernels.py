@@ -33,6 +33,7 @@ def emulate(folder: Path, graph: Graph, forced: Kernel, count: int = 4) -> tuple
     inputs = samples(graph, count)
     outputs = reference.run(graph, inputs)
     np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
+    (folder / "model.ftm").write_bytes(ftm.data)
     labels = tuple(str(index) for index in range(outputs[0].size))
     write_project(folder, DEVICE, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
     measured = measure(folder, DEVICE, None)
