@@ -37,8 +37,8 @@ def seeds() -> dict[str, bytes]:
     """Every network with every encoding."""
     graphs = {
         "residual": residual(1, 0.3, 0.2, (6, 6, 2), (3, 4)),
-        "streamed": streamed(1, 0.3, (12, 12, 2), 4),
-        "swapped": streamed(2, 0.3, (12, 12, 2), 4),
+        "streamed": streamed(1, 0.3, (14, 14, 2), 4),
+        "swapped": streamed(2, 0.3, (14, 14, 2), 4),
         "vector": vector(0.4).int8(),
         "averaged": averaged().int8(),
         "separable": separable(0, (12, 12, 3), 4),

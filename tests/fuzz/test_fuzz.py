@@ -33,6 +33,8 @@ def attack(program: Path, folder: Path, *options: str) -> tuple[int, int, str]:
     (folder / "corpus").mkdir(exist_ok=True)
     command = [str(program), "-max_len=4096", "-print_final_stats=1", f"-artifact_prefix={folder}/found-", *options]
     command += [str(folder / "corpus"), str(folder / "seeds")]
+    # through a shell that forks: a child of this process would begin with its peak memory, and libFuzzer limits that
+    command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 300)
     runs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
     found = "".join(base64.b64encode(path.read_bytes()).decode() for path in folder.glob("found-*"))
