@@ -22,15 +22,12 @@ from typing import Any
 
 import numpy as np
 from elftools.elf.elffile import ELFFile
-from fedtiny_export.board.check import measure
 from fedtiny_export.board.devices import Device, all_devices
-from fedtiny_export.board.project import build_settings, write_project
-from fedtiny_export.export import make_artifacts
+from fedtiny_export.board.project import build_settings
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.code_sizes import CodeSizes, table_cpu
 from fedtiny_export.ftm.cost import FEATURES, features
 from fedtiny_export.ftm.file import Ftm, write_ftm
-from fedtiny_export.graph import reference
 from fedtiny_export.graph.ir import Graph, Op
 from numpy.typing import NDArray
 from scipy.optimize import nnls
@@ -43,10 +40,10 @@ from networks import (  # noqa: E402
     every_operator,
     every_shape,
     residual,
-    samples,
     separable,
     streamed,
 )
+from projects import built_and_run  # noqa: E402
 
 TARGET = ROOT / "firmware" / "sizes.json"
 BOARDS = {device.id: device for device in all_devices() if device.emulator}
@@ -163,13 +160,7 @@ def firmware_run(device: Device, graph: Graph, forced: Kernel | None, folder: Pa
     # depthwise layers have a dense kernel of their own
     wanted = {forced, Kernel.DEPTHWISE if forced is Kernel.CONV_DENSE else forced}
     ftm = write_ftm(graph, {} if forced is None else {k: 0 if k in wanted else 1 << 30 for k in Kernel})
-    inputs = samples(graph, 2)
-    outputs = reference.run(graph, inputs)
-    np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
-    (folder / "model.ftm").write_bytes(ftm.data)
-    labels = tuple(str(index) for index in range(outputs[0].size))
-    write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
-    measured = measure(folder, device, None)
+    measured = built_and_run(folder, device, graph, ftm, vectors=2)
     if measured is None or not measured.golden_equal or measured.notes:
         raise SystemExit(f"{device.id} cannot be built, run and counted here: {measured}")
     return ftm, {name: value for name, value, *_ in measured.figures if value is not None}

@@ -17,21 +17,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from fedtiny_export.board.check import measure
 from fedtiny_export.board.devices import Device, all_devices, load_device
-from fedtiny_export.board.project import write_project
-from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm.code_sizes import load_board_sizes, load_code_sizes
 from fedtiny_export.ftm.file import write_ftm
-from fedtiny_export.graph import reference
 from fedtiny_export.graph.ir import Graph
 from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.tflite.read import read_tflite
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
-from networks import ic01, samples  # noqa: E402
+from networks import ic01  # noqa: E402
+from projects import built_and_run  # noqa: E402
 
 TABLE = HERE / "footprint.json"
 INCUMBENT = HERE / "incumbent.json"
@@ -66,15 +62,9 @@ def measure_row(graph: Graph, device: Device, vectors: int = 4) -> Row:
     sizes, board = load_code_sizes(device.cpu), load_board_sizes(device.id)
     assert sizes is not None, f"{device.cpu} has no row in firmware/sizes.json"
     assert board is not None, f"{device.id} has no row in firmware/sizes.json"
-    ftm, inputs = write_ftm(graph, sizes.kernel_bytes()), samples(graph, vectors)
-    outputs = reference.run(graph, inputs)
-    labels = tuple(str(index) for index in range(outputs[0].size))
+    ftm = write_ftm(graph, sizes.kernel_bytes())
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
-        (folder / "model.ftm").write_bytes(ftm.data)
-        write_project(folder, device, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
-        found = measure(folder, device, None)
+        found = built_and_run(Path(name), device, graph, ftm, vectors)
     if found is None or not found.golden_equal or found.notes:
         raise SystemExit(f"{device.id}: not run and counted, or not the reference's bytes: {found}")
     figures = {name: value or 0 for name, value, *_ in found.figures}

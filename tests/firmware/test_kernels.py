@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedtiny_export.board.check import Measured, measure
+from fedtiny_export.board.check import Measured
 from fedtiny_export.board.devices import load_device
-from fedtiny_export.board.project import write_project
-from fedtiny_export.export import make_artifacts
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.code_sizes import load_board_sizes
 from fedtiny_export.ftm.file import Ftm, write_ftm
@@ -21,6 +19,7 @@ from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.tflite.read import read_tflite
 from host_runtime import FLAGS, ROOT, SANITIZERS
 from networks import CONV_KERNELS, Builder, every_operator, ic01, residual, samples, separable, streamed
+from projects import built_and_run
 
 DEVICE = load_device("qemu-m4")
 SHARED = Path(os.environ.get("FEDTINY_SHARED", ROOT.parent / "shared")) / "models"
@@ -30,13 +29,7 @@ def emulate(folder: Path, graph: Graph, forced: Kernel, count: int = 4) -> tuple
     """Build a network with one encoding, run it, and compare with the reference."""
     wanted = {forced, Kernel.DEPTHWISE if forced is Kernel.CONV_DENSE else forced}
     ftm = write_ftm(graph, {kernel: 0 if kernel in wanted else 10**9 for kernel in Kernel})
-    inputs = samples(graph, count)
-    outputs = reference.run(graph, inputs)
-    np.savez(folder / "golden.npz", inputs=inputs, outputs=outputs)
-    (folder / "model.ftm").write_bytes(ftm.data)
-    labels = tuple(str(index) for index in range(outputs[0].size))
-    write_project(folder, DEVICE, make_artifacts(graph, ftm, b"", inputs, outputs, labels))
-    measured = measure(folder, DEVICE, None)
+    measured = built_and_run(folder, DEVICE, graph, ftm, count)
     assert measured is not None
     return ftm, measured
 
