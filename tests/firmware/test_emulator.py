@@ -15,7 +15,8 @@ from fedtiny_export.board.emulator import build, require_tools, run
 from fedtiny_export.board.project import label_bytes
 from fedtiny_export.board.selftest import selftest_bytes
 from fedtiny_export.errors import FedtinyError, OverBudgetError, ToolMissingError
-from small_project import STRICT, artifacts, write_export
+from small_project import artifacts, write_export
+from stand_ins import STRICT
 
 START = "int main(void) {"
 DEVICE = load_device("qemu-m4")
