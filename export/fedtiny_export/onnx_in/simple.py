@@ -52,6 +52,10 @@ def _hard_swish(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
     reader.pointwise(str(node.output[0]), Op.HARD_SWISH, reader.data(node))
 
 
+def _tanh(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
+    reader.pointwise(str(node.output[0]), Op.TANH, reader.data(node))
+
+
 def _hard_sigmoid(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
     """Only as x * HardSigmoid(x), which is how some exporters write a hard swish."""
     alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
@@ -327,6 +331,7 @@ SIMPLE: Mapping[str, Read] = {
     "Softmax": _softmax,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
+    "Tanh": _tanh,
     "Transpose": _transpose,
     "Unsqueeze": _squeeze,
     "Upsample": _resize,
