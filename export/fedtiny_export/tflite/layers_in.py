@@ -70,13 +70,22 @@ def _weights(reader: TfliteReader, operator: Operator, sides: int, axis: int) ->
     return weight, {"weight_scale": found.scales, "bias": bias.reshape(-1).astype(np.int32)}
 
 
+def _placed(
+    reader: TfliteReader, operator: Operator, options: Any, weight: Array, dealt: Window | None
+) -> Window | None:
+    """How a convolution walks; None where it waits for its padding."""
+    window = _window(reader, operator, options, (weight.shape[1], weight.shape[2]), dilated=True)
+    if hold(reader, operator, window):
+        return None
+    return replace(dealt, kernel=window.kernel) if dealt else window
+
+
 def _conv(reader: TfliteReader, operator: Operator, dealt: Window | None = None) -> None:
     options = reader.options(operator, schema.Conv2DOptions)
     weight, rest = _weights(reader, operator, 4, 0)
-    window = _window(reader, operator, options, (weight.shape[1], weight.shape[2]), dilated=True)
-    if hold(reader, operator, window):
+    window = _placed(reader, operator, options, weight, dealt)
+    if window is None:
         return
-    window = replace(dealt, kernel=window.kernel) if dealt else window
     limits = _limits(operator, options.FusedActivationFunction())
     constants = {"weight": weight, **rest}
     reader.add(operator, Op.CONV, (reader.source(operator),), constants=constants, window=window, **limits)
@@ -85,10 +94,9 @@ def _conv(reader: TfliteReader, operator: Operator, dealt: Window | None = None)
 def _depthwise(reader: TfliteReader, operator: Operator, dealt: Window | None = None) -> None:
     options = reader.options(operator, schema.DepthwiseConv2DOptions)
     weight, rest = _weights(reader, operator, 4, 3)
-    window = _window(reader, operator, options, (weight.shape[1], weight.shape[2]), dilated=True)
-    if hold(reader, operator, window):
+    window = _placed(reader, operator, options, weight, dealt)
+    if window is None:
         return
-    window = replace(dealt, kernel=window.kernel) if dealt else window
     limits = _limits(operator, options.FusedActivationFunction())
     source = reader.source(operator)
     if weight.shape[0] != 1:
