@@ -33,7 +33,7 @@ from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
 from .graph.reduce import reduce_graph
 from .quant.bias import correct_biases
-from .quant.calibration import MINMAX
+from .quant.calibration import AUTO
 from .quant.explain import LayerNoise, explain
 from .quant.quantize import quantize
 from .quant.still import settle
@@ -179,7 +179,7 @@ def settled(source: Source) -> Graph:
 
 def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
     said = ["model.tflite is TensorFlow's own conversion of the same network"] if converter == TENSORFLOW else []
-    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
+    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != AUTO else []
     said += ["channels were equalised between layers"] if wishes.equalize else []
     return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -20,32 +21,38 @@ from test_onnx_operators import CASES, IMAGE, model, node
 MEGABYTE = 1 << 20
 
 
-def originals() -> list[tuple[str, bytes]]:
-    found = [(".onnx", residual_onnx(seed=3, density=0.5).SerializeToString())]
-    for case in ("squeeze and excite", "reshape there and back", "concat", "max pool, ceil", "pad channels", "resize"):
-        nodes, constants, *opset = CASES[case]
-        found.append((".onnx", model(nodes, IMAGE, constants, *opset).SerializeToString()))
-    return found + [(".tflite", write_tflite(networks.anything(seed))) for seed in (1, 2, 3, 5, 7)]
+MUTATIONS = int(os.environ.get("FEDTINY_MUTATIONS", "552"))
+FIRST = int(os.environ.get("FEDTINY_MUTATION_SEED", "0"))
+DIGITS = Path(__file__).parents[2] / "benchmarks/models/digits-fedtiny-10.tflite"
 
 
-ORIGINALS = originals()
+def originals(suffix: str) -> list[bytes]:
+    """Every ONNX operator and a residual network; random chains of every .tflite operator and a trained network."""
+    if suffix == ".tflite":
+        return [DIGITS.read_bytes(), *(write_tflite(networks.anything(seed)) for seed in range(1, 19))]
+    made = [residual_onnx(seed=3, density=0.5)]
+    for nodes, constants, *opset in CASES.values():
+        made.append(model(nodes, IMAGE, constants, *opset))
+    return [one.SerializeToString() for one in made]
 
 
-@pytest.mark.parametrize("place", range(len(ORIGINALS)))
-def test_mutated_files_are_refused_or_exported(place, tmp_path):
-    suffix, data = ORIGINALS[place]
-    path = tmp_path / f"m{suffix}"
-    path.write_bytes(data)
-    assert attempt(path) == "exported"
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_mutated_files_are_refused_or_exported(suffix, tmp_path):
+    """FEDTINY_MUTATIONS=20000 is the long form; a file that fails goes into tests/regressions."""
+    given, path, refused = originals(suffix), tmp_path / f"m{suffix}", 0
+    for data in given:
+        path.write_bytes(data)
+        assert attempt(path) == "exported"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    outcomes = []
-    for seed in range(46):
-        path.write_bytes(mutate(data, suffix, 1000 * place + seed))
+    for number in range(MUTATIONS // 2):
+        turn, place = divmod(number, len(given))
+        seed = FIRST + 2 * number + turn % 2  # in turn in the format's own terms and of bytes
+        path.write_bytes(mutate(given[place], suffix, seed))
         try:
-            outcomes.append(attempt(path))
+            refused += attempt(path) != "exported"
         except Exception as error:
-            raise AssertionError(f"mutation {1000 * place + seed} of original {place}") from error
-    assert any(said != "exported" for said in outcomes), "the mutations are too tame"
+            raise AssertionError(f"mutation {seed} of original {place}") from error
+    assert 0.3 < refused / (MUTATIONS // 2) < 0.95, "the mutations are too tame, or too wild"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before < 1000, "megabytes"
 
 

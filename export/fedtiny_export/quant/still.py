@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import reference
-from ..graph.evaluate import Floats, run_float, to_int8
+from ..graph.evaluate import run_float, to_int8
 from ..graph.ir import WEIGHTED, Graph, Node, Op, Tensor
-from .equalize import multiplied, takes_factors
+from .equalize import Floats, multiplied, takes_factors
 from .quantize import quantize_node
 
 Flags = NDArray[np.bool_]
@@ -35,7 +35,9 @@ def settle(exact: Graph, coarse: Graph) -> Graph:
     for node in coarse.nodes:
         source = node.inputs[0]
         if node.op in WEIGHTED and source in moving and takes_factors(node, len(moving[source])):
-            factors = _factors(real[source], _held(values[source], coarse.tensors[source]), moving[source])
+            factors = _factors(
+                real[source].astype(np.float64), _held(values[source], coarse.tensors[source]), moving[source]
+            )
             if np.any(factors != 1.0):
                 settled[node.name] = multiplied(settled[node.name], factors)
                 node = quantize_node(settled[node.name], coarse.tensors)
