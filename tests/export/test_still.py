@@ -52,7 +52,9 @@ def _source(graph: Graph, x: np.ndarray) -> SimpleNamespace:
 def test_what_moves_is_found_by_the_weights_that_are_left():
     graph = _dead_filter()
     first, second, last = (node.output for node in graph.nodes)
-    moving = moving_channels(graph)
+    # padding with another value than zero, as folded normalisation does, moves nothing either
+    padded = replace(graph.nodes[0], pad_value=0.7)
+    moving = moving_channels(replace(graph, nodes=(padded, *graph.nodes[1:])))
     assert moving[graph.input].tolist() == [True, True]
     assert moving[first].tolist() == [True, False, True]
     assert moving[second].tolist() == [False, True]  # a plane that differs at its border, but never with the input

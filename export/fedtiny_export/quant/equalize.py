@@ -72,8 +72,12 @@ def _lets_through(node: Node) -> bool:
 
 def takes_factors(node: Node, channels: int) -> bool:
     """Grouped convolutions, and padding that a factor would change, are left alone."""
-    plain = node.op is not Op.CONV or node.constants["weight"].shape[3] == channels
-    return plain and (node.pad_value == 0.0 or not any(node.window.pads))
+    return not grouped(node, channels) and (node.pad_value == 0.0 or not any(node.window.pads))
+
+
+def grouped(node: Node, channels: int) -> bool:
+    """Whether a convolution's channels read only some of the `channels` before it each."""
+    return node.op is Op.CONV and node.constants["weight"].shape[3] != channels
 
 
 def _factors(behind: Node, peaks: Floats) -> Floats:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..graph import reference
 from ..graph.evaluate import run_float, to_int8
 from ..graph.ir import WEIGHTED, Graph, Node, Op, Tensor
-from .equalize import Floats, multiplied, takes_factors
+from .equalize import Floats, grouped, multiplied, takes_factors
 from .quantize import quantize_node
 
 Flags = NDArray[np.bool_]
@@ -51,7 +51,7 @@ def moving_channels(graph: Graph) -> dict[str, Flags]:
     for node in graph.nodes:
         given = [moving[name] for name in node.inputs]
         channels = graph.tensors[node.output].image[2]
-        if node.op in WEIGHTED and takes_factors(node, len(given[0])):
+        if node.op in WEIGHTED and not grouped(node, len(given[0])):
             moving[node.output] = _moved_rows(node, given[0])
         elif node.op in PASSING and all(len(flags) == channels for flags in given):
             moving[node.output] = np.logical_or.reduce(given)
