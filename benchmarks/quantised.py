@@ -94,6 +94,16 @@ def _without_metadata(model: Any) -> None:
     model.metadata = None
 
 
+def _with_own_buffers(model: Any) -> None:
+    """Equal constants, such as biases of nothing but zeros, lie in one buffer; ours share nothing."""
+    seen: set[int] = set()
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.buffer in seen:
+            model.buffers.append(model.buffers[tensor.buffer])
+            tensor.buffer = len(model.buffers) - 1
+        seen.add(tensor.buffer)
+
+
 def _without_empty_buffers(model: Any) -> None:
     """Buffer 0 is the empty one; every activation may name it."""
     kept = [model.buffers[0]]
@@ -118,6 +128,7 @@ EXTRAS: dict[str, Callable[[Any], None]] = {
     "names": _without_names,
     "signature": _without_signature,
     "metadata": _without_metadata,
+    "constants held once": _with_own_buffers,
     "empty buffers": _without_empty_buffers,
     "unused codes": _without_unused_codes,
 }
