@@ -29,6 +29,7 @@ typedef struct ft_conv_state {
     ft_conv_t conv;
     uint32_t fan;       /* input channels that one output channel reads */
     uint32_t weights;   /* of one output channel */
+    int is_vector;      /* a dense layer: one pixel in, one pixel out; it reads its input in place and has no scratch */
     uint32_t pairs;     /* channel pairs of the input */
     uint32_t positions; /* of the first column phase; those after `last` have one less */
     uint32_t last;
@@ -53,16 +54,15 @@ typedef enum ft_conv_kind { FT_CONV_DENSE, FT_CONV_SPARSE, FT_CONV_DEPTHWISE } f
 /* Check everything but the weight stream. */
 ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, ft_conv_kind_t kind);
 
-/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin`, if any, runs
- * before the first. */
-void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
+/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin` runs before the
+ * first. A dense layer is `vector`, from end to end. */
+void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass,
+                 ft_conv_pass_fn vector);
 
-/* A dense layer: one pixel in, one pixel out. It reads its input in place. */
-static inline int ft_is_vector(const ft_conv_state_t *state) {
-    const ft_tensor_t *in = &state->context->input, *out = &state->context->output;
-    const ft_conv_t *conv = &state->conv;
-    return in->height == 1u && in->width == 1u && out->height == 1u && out->width == 1u && conv->kernel_height == 1u &&
-           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u && conv->groups == 1u;
+/* Biases that are quick are nearer to 0, so that sums stay below 2^30. */
+static inline int32_t ft_quick_bias(const ft_conv_t *conv, uint32_t weights) {
+    if (conv->act_min != -128 || conv->act_max != 127 || weights >= 1u << 16) return 0;
+    return (1 << 30) - (int32_t)weights * 16384;
 }
 
 /* A column of the padded input: `start + position` words into a plane. */
@@ -118,6 +118,9 @@ void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_chann
 /* Turn finished sums into outputs, `pitch` bytes apart. */
 void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count,
                    int8_t *out, uint32_t pitch);
+
+/* The same of a dense layer's output channel, whose sum lacks its bias. */
+void ft_vector_store(const ft_conv_state_t *state, uint32_t channel, int32_t sum);
 
 /* Of the sparse kernels: what runs before the first pass. */
 void ft_conv_cells(ft_conv_state_t *state);

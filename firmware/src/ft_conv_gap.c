@@ -61,6 +61,20 @@ FT_HOT static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass); }
+FT_HOT static void vector(ft_conv_state_t *state) {
+    gap_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 0u};
+    const int8_t *in = ft_data(state->context, &state->context->input);
+    uint32_t channels = state->context->output.channels, weights = state->weights, position = 0, channel = 0;
+    for (int32_t sum = 0;;) {
+        next_gap(&stream, &position);
+        for (; FT_RARELY(position >= weights); position -= weights, sum = 0) {
+            ft_vector_store(state, channel, sum);
+            if (++channel == channels) return;
+        }
+        sum += (int8_t)ft_byte(stream.words, stream.at++) * in[position++];
+    }
+}
+
+static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass, vector); }
 
 const ft_kernel_t ft_kernel_conv_gap = {check, run};

@@ -67,8 +67,8 @@ class Builder:
         constants = self._weights(times * self.tensors[self.last].shape[2], *kernel, 1)
         return self.add(Op.DEPTHWISE, constants=constants, window=Window(kernel, stride, pads, dilation), **fields)
 
-    def dense(self, features: int) -> str:
-        return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements))
+    def dense(self, features: int, **fields) -> str:
+        return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements), **fields)
 
     def float_graph(self) -> Graph:
         return Graph(tuple(self.nodes), self.tensors, "input", self.last)
@@ -236,6 +236,20 @@ def ic01(density: float, seed: int = 0, block: int = 1) -> Graph:
     b.add(Op.MEAN)
     b.dense(10)
     return b.int8()
+
+
+def perceptron(seed: int, widths: tuple[int, ...], density: float = 1.0) -> Graph:
+    """Dense layers only, clamped from below but for the last."""
+    b = Builder((1, 1, widths[0]), seed, density)
+    for width in widths[1:-1]:
+        b.dense(width, low=0.0)
+    b.dense(widths[-1])
+    return b.int8()
+
+
+def ad01(density: float = 1.0, seed: int = 0) -> Graph:
+    """MLPerf Tiny's anomaly detection network, an autoencoder, with random weights."""
+    return perceptron(seed, (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640), density)
 
 
 def dscnn(seed: int = 0) -> Graph:

@@ -48,6 +48,21 @@ FT_HOT void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, i
     EACH(STORE)
 }
 
+FT_HOT void ft_sums_vector(const int8_t *in, const ft_fan_t *fan, int32_t *sums) {
+    uint32_t at0 = fan->at, at1 = at0 + fan->pitch, at2 = at1 + fan->pitch, at3 = at2 + fan->pitch;
+    int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+    for (const int8_t *end = in + fan->count; in < end; in++) {
+        sum0 += *in * (int8_t)ft_byte(fan->weights, at0++);
+        sum1 += *in * (int8_t)ft_byte(fan->weights, at1++);
+        sum2 += *in * (int8_t)ft_byte(fan->weights, at2++);
+        sum3 += *in * (int8_t)ft_byte(fan->weights, at3++);
+    }
+    sums[0] = sum0;
+    sums[1] = sum1;
+    sums[2] = sum2;
+    sums[3] = sum3;
+}
+
 static void outputs_of_two(const int32_t *sums, const ft_block_t *block, int8_t *out) {
     for (uint32_t i = 0; i < 4u; i++, out += block->pitch) {
         out[0] = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
