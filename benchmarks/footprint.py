@@ -1,9 +1,9 @@
 """What reference models take on every emulated processor, guarded: benchmarks/footprint.json is committed, and a test
 fails where code, model, arena, stack or instructions have grown by more than 1 % since.
 
-Models are int8 files in benchmarks/models/, and MLPerf Tiny's image classification and anomaly detection networks with
-random weights, whose cost depends on their number and not on their values. Beside them stand TensorFlow Lite Micro's own figures where they
-are known (benchmarks/incumbent.json, which says where they come from).
+Models are int8 files in benchmarks/models/, and two of MLPerf Tiny's networks (image classification and anomaly
+detection) with random weights, whose cost depends on their number and not on their values. Beside them stand TensorFlow
+Lite Micro's own figures where they are known (benchmarks/incumbent.json, which says where they come from).
 
     python benchmarks/footprint.py [MODEL ...]    # measures, prints, and renews the committed rows
     python benchmarks/footprint.py --check        # exits 1 if something has grown by more than 1 %

@@ -247,6 +247,18 @@ def perceptron(seed: int, widths: tuple[int, ...], density: float = 1.0) -> Grap
     return b.int8()
 
 
+def every_vector(seed: int = 0, density: float = 1.0) -> Graph:
+    """Dense layers that end in the middle of a word, of fewer channels than are made at once, and clamped."""
+    b = Builder((1, 1, 37), seed, density)
+    b.dense(50, low=0.0)
+    b.dense(10, low=None)
+    b.dense(3, low=-0.5, high=0.5)
+    b.dense(64, low=None)
+    b.dense(9, low=0.0, high=0.6)
+    b.dense(2)
+    return b.int8()
+
+
 def ad01(density: float = 1.0, seed: int = 0) -> Graph:
     """MLPerf Tiny's anomaly detection network, an autoencoder, with random weights."""
     return perceptron(seed, (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640), density)

@@ -49,13 +49,25 @@ FT_HOT void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, i
 }
 
 FT_HOT void ft_sums_vector(const int8_t *in, const ft_fan_t *fan, int32_t *sums) {
-    uint32_t at0 = fan->at, at1 = at0 + fan->pitch, at2 = at1 + fan->pitch, at3 = at2 + fan->pitch;
+    uint32_t i = 0, count = fan->count, pitch = fan->pitch, at = fan->at;
     int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-    for (const int8_t *end = in + fan->count; in < end; in++) {
-        sum0 += *in * (int8_t)ft_byte(fan->weights, at0++);
-        sum1 += *in * (int8_t)ft_byte(fan->weights, at1++);
-        sum2 += *in * (int8_t)ft_byte(fan->weights, at2++);
-        sum3 += *in * (int8_t)ft_byte(fan->weights, at3++);
+#if FT_MODEL_WORDS_ONLY
+    /* rows of whole words: each word is loaded once */
+    for (const uint32_t *row = fan->weights + at / 4u; count % 4u == 0u && i < count; row++) {
+        uint32_t one = row[0], two = row[pitch / 4u], three = row[pitch / 2u], four = row[pitch / 4u * 3u];
+        for (uint32_t end = i + 4u; i < end; i++, one >>= 8, two >>= 8, three >>= 8, four >>= 8) {
+            sum0 += in[i] * (int8_t)one;
+            sum1 += in[i] * (int8_t)two;
+            sum2 += in[i] * (int8_t)three;
+            sum3 += in[i] * (int8_t)four;
+        }
+    }
+#endif
+    for (; i < count; i++, at++) {
+        sum0 += in[i] * (int8_t)ft_byte(fan->weights, at);
+        sum1 += in[i] * (int8_t)ft_byte(fan->weights, at + pitch);
+        sum2 += in[i] * (int8_t)ft_byte(fan->weights, at + 2u * pitch);
+        sum3 += in[i] * (int8_t)ft_byte(fan->weights, at + 3u * pitch);
     }
     sums[0] = sum0;
     sums[1] = sum1;
