@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.graph.evaluate import run_float
@@ -248,15 +250,19 @@ def perceptron(seed: int, widths: tuple[int, ...], density: float = 1.0) -> Grap
 
 
 def every_vector(seed: int = 0, density: float = 1.0) -> Graph:
-    """Dense layers that end in the middle of a word, of fewer channels than are made at once, and clamped."""
+    """Dense layers that end in the middle of a word, of fewer channels than are made at once, and two that clamp."""
     b = Builder((1, 1, 37), seed, density)
-    b.dense(50, low=0.0)
-    b.dense(10, low=None)
-    b.dense(3, low=-0.5, high=0.5)
-    b.dense(64, low=None)
-    b.dense(9, low=0.0, high=0.6)
-    b.dense(2)
-    return b.int8()
+    for width in (50, 10, 3, 64, 9, 2):
+        b.dense(width)
+    return clamped(clamped(b.int8(), "t2"), "t3")
+
+
+def clamped(graph: Graph, name: str) -> Graph:
+    """A layer that clamps its outputs to -60..40: a calibration leaves none that would."""
+    quant = graph.tensors[name].quant
+    low, high = (quant.scale * (value - quant.zero_point) for value in (-60, 40))
+    nodes = (replace(node, low=low, high=high) if node.name == name else node for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def ad01(density: float = 1.0, seed: int = 0) -> Graph:
