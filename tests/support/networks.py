@@ -252,7 +252,7 @@ def perceptron(seed: int, widths: tuple[int, ...], density: float = 1.0) -> Grap
 def every_vector(seed: int = 0, density: float = 1.0) -> Graph:
     """Dense layers that end in the middle of a word, of fewer channels than are made at once, and two that clamp."""
     b = Builder((1, 1, 37), seed, density)
-    for width in (50, 10, 3, 64, 9, 2):
+    for width in (50, 10, 3, 64, 9, 2, 11):
         b.dense(width)
     return clamped(clamped(b.int8(), "t2"), "t3")
 
