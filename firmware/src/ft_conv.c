@@ -187,25 +187,24 @@ static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_
     else context->filled = next;
 }
 
-void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass,
-                 ft_conv_pass_fn vector) {
+void ft_conv_run(ft_context_t *context, const ft_conv_way_t *way) {
     ft_conv_state_t state;
     ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
     (void)measure(context, &state);
     if (state.is_vector) {
-        vector(&state);
+        way->vector(&state);
         context->row++;
         return;
     }
     state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
-    state.window = state.taps + tap_words(&state, kind);
+    state.window = state.taps + tap_words(&state, way->kind);
     uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
     state.height = left < state.conv.rows ? left : state.conv.rows;
     state.out = ft_row(context, &context->output, context->row);
     uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.tall;
-    if (context->filled == 0u) begin(&state);
+    if (context->filled == 0u) way->begin(&state);
     if (!fill(context, &state, top, end)) return;
-    pass(&state);
+    way->pass(&state);
     context->row += state.height;
     if (state.height < left) advance(context, &state, top, state.height * state.conv.stride_height);
 }

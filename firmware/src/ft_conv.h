@@ -46,18 +46,22 @@ typedef struct ft_conv_state {
     ft_sweep_t sweep;
 } ft_conv_state_t;
 
-typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
-
 /* How weights lie in scratch: see tap_words in ft_conv.c. */
 typedef enum ft_conv_kind { FT_CONV_DENSE, FT_CONV_SPARSE, FT_CONV_DEPTHWISE } ft_conv_kind_t;
 
 /* Check everything but the weight stream. */
 ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, ft_conv_kind_t kind);
 
-/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin` runs before the
- * first. A dense layer is `vector`, from end to end. */
-void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass,
-                 ft_conv_pass_fn vector);
+/* What a kernel does: `begin` before the first output rows, `pass` for some of them; `vector` is all of a dense layer. */
+typedef struct ft_conv_way {
+    ft_conv_kind_t kind;
+    void (*begin)(ft_conv_state_t *state);
+    void (*pass)(ft_conv_state_t *state);
+    void (*vector)(ft_conv_state_t *state);
+} ft_conv_way_t;
+
+/* Take in the rows that are there, and make the next output rows if they are enough for them. */
+void ft_conv_run(ft_context_t *context, const ft_conv_way_t *way);
 
 /* Biases that are quick are nearer to 0, so that sums stay below 2^30. */
 static inline int32_t ft_quick_bias(const ft_conv_t *conv, uint32_t weights) {

@@ -107,6 +107,8 @@ FT_HOT static void vector(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass, vector); }
+static const ft_conv_way_t way = {FT_CONV_SPARSE, ft_conv_cells, pass, vector};
+
+static void run(ft_context_t *context) { ft_conv_run(context, &way); }
 
 const ft_kernel_t ft_kernel_conv_rice = {check, run};
