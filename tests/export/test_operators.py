@@ -152,6 +152,22 @@ def test_one_operator_behind_a_convolution(case, seed):
     agree(builder.int8(-0.5 * 2.0 ** (seed % 5), 2.0 ** (seed % 5)))
 
 
+@pytest.mark.parametrize("ratio", [0.6, 1.3, 2.2, 1e-6, 1e-7])
+@pytest.mark.parametrize("scale", [7.9e-9, 1e-7, 3e-7, 1e-5, 0.01, 1.0])
+def test_a_hard_swish_of_very_small_steps(scale, ratio):
+    """16-bit shifts by 16 bits and more; networks that have collapsed have such steps."""
+    builder = Builder((256,), 1)
+    builder.add(Op.HARD_SWISH)
+    graph = builder.int8()
+    steps = {graph.input: scale, graph.output: scale / ratio}
+    tensors = {name: replace(graph.tensors[name], quant=Quant(float(np.float32(s)), 3)) for name, s in steps.items()}
+    graph = replace(graph, tensors=tensors)
+    inputs = np.arange(-128, 128).astype(np.int8)[None]
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected)
+    assert np.array_equal(oracles.litert(write_tflite(graph), inputs), expected)
+
+
 @pytest.mark.parametrize("scale", [0.001, 0.02, 0.1, 0.5, 3.0, 7.0])
 @pytest.mark.parametrize("op", [Op.HARD_SWISH, Op.LOGISTIC, Op.TANH, Op.SOFTMAX, Op.LEAKY_RELU])
 def test_every_int8_value_through_an_activation_at_every_scale(op, scale):

@@ -49,6 +49,11 @@ def shift_right(value: Any, bits: Any) -> Ints:
     return np.asarray((value >> bits) + ((value & mask) > (mask >> 1) + (value < 0)))
 
 
+def shift_right16(value: Ints, bits: int) -> Ints:
+    """The same in 16 bits, where a shift by all of them or more leaves the sign: the mask for the rest is full."""
+    return np.where(value < 0, -1, 1) if bits > 15 else shift_right(value, bits)
+
+
 def multiply_up(value: Ints, multiplier: int, shift: int) -> Ints:
     """value * multiplier * 2^(shift - 31) for a multiplier above one: shifted first."""
     return high_mul32(value << shift, multiplier)

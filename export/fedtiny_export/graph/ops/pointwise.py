@@ -96,9 +96,9 @@ def hard_swish_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numb
     if exponent > 0:
         gate = gemmlowp.shift_left16(gate, exponent - 1)
     gate = gemmlowp.high_mul16(gate, numbers.gate[0])
-    gate = gemmlowp.shift_left16(gate, 1) if exponent > 0 else gemmlowp.shift_right(gate, -exponent)
+    gate = gemmlowp.shift_left16(gate, 1) if exponent > 0 else gemmlowp.shift_right16(gate, -exponent)
     product = gemmlowp.high_mul16((gate + (1 << 15)) >> 1, value, rounding=False)
-    return clamped(node, gemmlowp.shift_right(product, -numbers.output[1]), tensors)
+    return clamped(node, gemmlowp.shift_right16(product, -numbers.output[1]), tensors)
 
 
 def logistic_real(node: Node, inputs: list[Numbers]) -> Numbers:
