@@ -231,6 +231,7 @@ FT_HOT void ft_vector_store(const ft_conv_state_t *state, uint32_t channel, int3
     int8_t *out = ft_data(state->context, &state->context->output) + channel;
     ft_conv_begin(state, channel, &numbers);
     sum += numbers.bias;
-    if (numbers.is_quick) *out = (int8_t)ft_saturate(ft_quick_rescale(sum, &numbers.quick));
+    /* in plain C the quick way is hardly quicker for one number */
+    if (FT_ARCH_ARM_DSP && numbers.is_quick) *out = (int8_t)ft_saturate(ft_quick_rescale(sum, &numbers.quick));
     else ft_conv_store(state, &numbers, &sum, 1u, out, 1u);
 }

@@ -146,14 +146,14 @@ static inline uint32_t *ft_first_tap(const ft_conv_state_t *state) {
     return state->taps + (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
 }
 
-/* The first non-zero weight of the layer has `position` zeros before it. */
-static inline ft_taps_t ft_taps(ft_conv_state_t *state, uint32_t position) {
+/* Where the layer begins. */
+static inline ft_taps_t ft_taps(ft_conv_state_t *state) {
     ft_sweep_t *sweep = &state->sweep;
     sweep->taps = ft_first_tap(state);
     sweep->pitch = state->context->output.channels;
     sweep->step = 4u * state->conv.stride_height * state->row;
     uint32_t fan = state->fan;
-    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + fan, fan, fan, state->plane, 0u};
+    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, fan, fan, fan, state->plane, 0u};
     return taps;
 }
 

@@ -70,7 +70,7 @@ static bitmap_stream_t stream_of(const ft_conv_state_t *state) {
 static void pass(ft_conv_state_t *state) {
     uint32_t channels = state->context->output.channels;
     bitmap_stream_t stream = stream_of(state);
-    ft_taps_t taps = ft_taps(state, 0u);
+    ft_taps_t taps = ft_taps(state);
     for (uint32_t channel = 0, at = 0; channel < channels; channel++, at += state->weights) {
         ft_begin_taps(state, channel, &taps);
         decode(&stream, at, at + state->weights, &taps);

@@ -44,9 +44,6 @@ static inline int32_t next_gap(rice_stream_t *stream, uint32_t *position) {
     return (int8_t)rest;
 }
 
-/* Where it matters little how long it takes. */
-FT_APART static int32_t next_gap_apart(rice_stream_t *stream, uint32_t *position) { return next_gap(stream, position); }
-
 /* Go past the zeros at which `next_gap` starts, of a stream that nobody has checked yet: 0 if they lead out of it. */
 static int gap_inside(const rice_stream_t *stream, uint32_t position, uint32_t words, uint32_t weights) {
     for (uint32_t at = stream->at; position <= weights; at += 32u, position += (uint32_t)32 << stream->low) {
@@ -69,7 +66,7 @@ static ft_status_t check(const ft_context_t *context) {
     uint32_t words = state.conv.weight_bytes / 4u, position = 0;
     for (;;) {
         if (!gap_inside(&stream, position, words, weights)) return FT_ERROR_FORMAT;
-        int32_t value = next_gap_apart(&stream, &position);
+        int32_t value = next_gap(&stream, &position);
         if (position >= weights) return FT_OK;
         for (; position >= end; taps = 0) end += state.weights;
         if (value == 0 || ++taps > state.conv.max_taps) return FT_ERROR_FORMAT;
@@ -79,16 +76,17 @@ static ft_status_t check(const ft_context_t *context) {
 
 FT_HOT static void pass(ft_conv_state_t *state) {
     rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u};
-    uint32_t channels = state->context->output.channels, position = 0;
+    uint32_t channels = state->context->output.channels, channel = 0;
     stream.low = ft_byte(stream.words, 0u);
-    int32_t value = next_gap_apart(&stream, &position);
-    ft_taps_t taps = ft_taps(state, position);
-    for (uint32_t channel = 0; channel < channels; channel++) {
-        for (ft_begin_taps(state, channel, &taps); ft_find_cell(&taps); taps.channel++) {
-            ft_put_tap(&taps, value);
-            value = next_gap(&stream, &taps.channel);
+    ft_taps_t taps = ft_taps(state);
+    for (ft_begin_taps(state, channel, &taps);; taps.channel++) {
+        int32_t value = next_gap(&stream, &taps.channel);
+        while (FT_RARELY(!ft_find_cell(&taps))) {
+            ft_conv_taps(state, channel, taps.to);
+            if (++channel == channels) return;
+            ft_begin_taps(state, channel, &taps);
         }
-        ft_conv_taps(state, channel, taps.to);
+        ft_put_tap(&taps, value);
     }
 }
 

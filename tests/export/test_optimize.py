@@ -94,12 +94,12 @@ def test_the_steps_of_dense_layers():
         for ftm in [write_ftm(graph, {other: 0 if other is kernel else 10**9 for other in Kernel})]
     }
     words, tails = 13 * 9 + 3 * 12, 13 * 3 + 3 * 2
-    vector = {"vector_words": words, "vector_tails": tails, "vector_blocks": 16, "vector_channels": 60, "operators": 2}
-    assert found[Kernel.VECTOR] == vector
-    whole = {"passes": 2, "vector_lines": 60, "operators": 2}
-    assert found[Kernel.CONV_DENSE] == whole | {"vector_dense": 39 * 50 + 50 * 10}
-    sparse_steps = {"vector_sparse": nonzero, "decoded": nonzero, "rice_decoded": nonzero}
-    assert found[Kernel.CONV_RICE] == whole | sparse_steps
+    layers = {"passes": 2, "operators": 2}
+    blocks = {"vector_words": words, "vector_tails": tails, "vector_blocks": 16, "vector_channels": 60}
+    assert found[Kernel.VECTOR] == layers | blocks
+    assert found[Kernel.CONV_DENSE] == layers | {"vector_lines": 60, "vector_dense": 39 * 50 + 50 * 10}
+    weights = {"vector_sparse": nonzero, "decoded": nonzero, "rice_decoded": nonzero}
+    assert found[Kernel.CONV_RICE] == layers | {"vector_lines": 60} | weights
 
 
 def test_bytes_expected_of_random_positions():

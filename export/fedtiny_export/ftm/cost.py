@@ -122,7 +122,7 @@ def _vector_features(graph: Graph, node: Node, kernel: Kernel) -> dict[str, int]
     if kernel is Kernel.VECTOR:
         blocks = -(-channels // VECTOR_CHANNELS)
         counts = {"vector_words": blocks * (count // 4), "vector_tails": blocks * (count % 4), "vector_blocks": blocks}
-        return counts | {"vector_channels": channels - slow, "vector_lines": slow, "rescaled": slow}
+        return counts | {"vector_channels": channels - slow, "vector_lines": slow, "rescaled": slow, "passes": 1}
     counts = {"passes": 1, "vector_lines": channels, "rescaled": slow}
     if kernel is Kernel.CONV_DENSE:
         return counts | {"vector_dense": channels * count}
