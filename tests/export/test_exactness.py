@@ -76,7 +76,10 @@ def only(kernel: Kernel) -> dict[Kernel, int]:
     return {other: 0 if other is kernel else 10**9 for other in Kernel}
 
 
-@pytest.mark.parametrize("widths", [(12, 9, 4), (37, 50, 10), (8, 3), (5, 1), (7, 2, 65, 7), (640, 128, 8, 640), (700, 2)])
+WIDTHS = [(12, 9, 4), (37, 50, 10), (8, 3), (5, 1), (7, 2, 65, 7), (640, 128, 8, 640), (700, 2)]
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
 def test_dense_layers_of_every_size_agree_in_every_encoding(widths, host_runtime):
     for density in (1.0, 0.2):
         graph = networks.perceptron(len(widths), widths, density)
