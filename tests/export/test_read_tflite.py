@@ -120,10 +120,6 @@ def edges(kind, shift):
     return change
 
 
-def _run_micro(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    return oracles.tflite_micro(model, inputs)
-
-
 def test_float_edges_are_left_off(tmp_path):
     graph = small()
     file = edited(graph, edges(schema.TensorType.FLOAT32, 1.0))

@@ -18,8 +18,6 @@ from ..errors import FedtinyError, ToolMissingError
 from ..graph.ir import WEIGHTED, Graph, Node, Op, Tensor
 from .layers_out import same_pads
 
-Values = dict[str, Any]
-
 
 def convert(exact: Graph, coarse: Graph) -> bytes:
     """The float graph as an int8 .tflite file of TensorFlow's making, in the int8 graph's steps."""
