@@ -18,7 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 from runs import residual_onnx
 from test_onnx_operators import CASES, IMAGE, model, node
 
-
 MUTATIONS = int(os.environ.get("FEDTINY_MUTATIONS", "552"))
 FIRST = int(os.environ.get("FEDTINY_MUTATION_SEED", "0"))
 DIGITS = Path(__file__).parents[2] / "benchmarks/models/digits-fedtiny-10.tflite"
