@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import onnx
 import pytest
+from fedtiny_export.cli import export_main
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.onnx_in.read import read_onnx
 from fedtiny_export.tflite.write import write_tflite
@@ -104,3 +105,21 @@ def test_other_kinds_of_graph_are_refused(tmp_path):
     nodes = [helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body, name="branch")]
     said = attempt(onnx_file(tmp_path / "m.onnx", nodes, (1, 4, 4), {"c": np.array(True)}))
     assert "operator branch of type If is not supported" in said
+
+
+def test_names_in_a_report_are_of_one_line_and_steer_no_terminal(tmp_path):
+    proto = residual_onnx(seed=3, density=0.5)
+    made = {name for item in proto.graph.node for name in item.output} - {"logits"}
+    for item in proto.graph.node:
+        for names in (item.input, item.output):
+            names[:] = [f"{name}\nfits\x1b[2J" if name in made else name for name in names]
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 17, (20, 8, 8)))
+    given = ["--calibration", str(tmp_path / "x.npz"), "--explain", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        export_main([str(tmp_path / "m.onnx"), "--target", "esp32", *given])
+    assert not end.value.code
+    text = (tmp_path / "out/report.txt").read_text()
+    assert "stem.relu?fits?[2J" in text
+    assert all(line.isprintable() for line in text.splitlines())
+    assert not any(line.startswith("fits?") for line in text.splitlines())

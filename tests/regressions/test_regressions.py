@@ -21,6 +21,8 @@ REFUSED = {
     "cut-in-half.tflite": "an offset leaves the file",
     "cycle.onnx": "topologically sorted",
     "gather-that-grows.onnx": "of type Gather is not supported",
+    "name-of-two-lines.tflite": "tensor out??[2Jput has buffer 1000 of 5",
+    "name-that-writes-a-line.onnx": "operator first?error: second?[2J of type Erf is not supported",
     "negative-side.onnx": "Negative dimension value",
     "no-subgraph.tflite": "0 subgraphs",
     "opcode-out-of-range.tflite": "has code 77 of 2",
