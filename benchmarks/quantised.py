@@ -23,14 +23,18 @@ import flatbuffers
 import numpy as np
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.export import quantized, settled
-from fedtiny_export.graph.evaluate import accuracy
+from fedtiny_export.graph import reference
+from fedtiny_export.graph.evaluate import Samples, batches, run_float, to_int8
+from fedtiny_export.graph.ir import Graph
 from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.quant.calibration import read_choice
 from fedtiny_export.source import Wishes, read_source
 from fedtiny_export.tflite.by_tensorflow import convert
 from fedtiny_export.tflite.read import parse_tflite
 from fedtiny_export.tflite.write import write_tflite
+from numpy.typing import NDArray
 
+Flags = NDArray[np.bool_]
 WAYS = ("auto", "minmax")
 CALIBRATION = 500  # training samples
 COLUMNS = ("float", *WAYS, "central")
@@ -46,21 +50,43 @@ def splits(data: Path, folder: Path, everything: bool) -> tuple[Path, Path]:
     return folder / "test.npz", folder / "some.npz"
 
 
+def right_in_float(graph: Graph, samples: Samples) -> Flags:
+    """Which samples the float network has right."""
+    parts = [
+        run_float(graph, samples.x[part].astype(np.float32))[graph.output]
+        for part in batches(graph, samples.x.shape[0])
+    ]
+    return np.concatenate([made.reshape(made.shape[0], -1).argmax(axis=1) for made in parts]) == samples.y
+
+
+def right_in_int8(graph: Graph, samples: Samples) -> Flags:
+    """Which samples the int8 network has right."""
+    smaller = reduce_graph(graph)  # the same outputs, sooner
+    parts = [reference.run(smaller, to_int8(smaller, samples.x[part])) for part in batches(smaller, samples.x.shape[0])]
+    return np.concatenate([made.reshape(made.shape[0], -1).argmax(axis=1) for made in parts]) == samples.y
+
+
 def accuracies(run: Path, test: Path, some: Path) -> dict[str, float]:
-    """Return the accuracy of one run by column."""
+    """Return the accuracy of one run by column, and how many answers int8 set right and wrong."""
     sources = [
         read_source(run, calibration=None, evaluation=test, wishes=Wishes(ranges=read_choice(way))) for way in WAYS
     ]
     sources.append(read_source(run, calibration=some, evaluation=test))
-    found: dict[str, float] = {}
+    assert sources[0].samples is not None
+    exact = right_in_float(sources[0].graph, sources[0].samples)
+    found = {"float": float(exact.mean())}
     for column, source in zip(COLUMNS[1:], sources, strict=True):
         assert source.samples is not None
-        coarse = reduce_graph(quantized(source))  # the same outputs, sooner
-        both = accuracy(source.graph if "float" not in found else None, coarse, source.samples)
-        if both.float32 is not None:
-            found["float"] = both.float32
-        found[column] = both.int8
+        coarse = right_in_int8(quantized(source), source.samples)
+        found |= {column: float(coarse.mean()), f"{column} won": int((coarse & ~exact).sum())}
+        found[f"{column} lost"] = int((exact & ~coarse).sum())
     return found
+
+
+def shown(row: dict[str, float], column: str) -> str:
+    """An accuracy in per cent and, for int8, the answers won and lost."""
+    changed = f" ({row[f'{column} won']}/{row[f'{column} lost']})" if f"{column} won" in row else ""
+    return f"{100 * row[column]:.2f}{changed}"
 
 
 def described(run: Path) -> tuple[str, str]:
@@ -68,7 +94,7 @@ def described(run: Path) -> tuple[str, str]:
     options = tomllib.loads((run / "config.toml").read_text())
     summary = json.loads((run / "summary.json").read_text())
     data = Path(options["data"]["data"]).name
-    return data, f"{data.split('.')[0]} {summary['method']} {summary['density']:.1%} seed {summary['seed']}"
+    return data, f"{data.split('.')[0]} {summary['method']} {summary['density']:.1%} {run.name[:8]}"
 
 
 def _without_bias_steps(model: Any) -> None:
@@ -157,7 +183,7 @@ def beside_tensorflow(run: Path, test: Path) -> dict[str, float]:
     read = parse_tflite(theirs, Path("TensorFlow's model.tflite"))
     found: dict[str, float] = {"ours": len(ours), "theirs": len(theirs), **ledger(theirs)}
     for name, graph in (("accuracy", whole), ("their accuracy", read)):
-        found[name] = accuracy(None, reduce_graph(graph), source.samples).int8
+        found[name] = float(right_in_int8(graph, source.samples).mean())
     return found
 
 
@@ -181,8 +207,8 @@ def _tensorflow(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         data, name = described(run)
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = beside_tensorflow(run, splits(options.data_dir / data, Path(folder), options.all)[0])
-        shown = [f"{what} {value:,.4g}" if value < 1 else f"{what} {value:,.0f}" for what, value in rows[name].items()]
-        print(name, *shown, sep="\n  ", flush=True)
+        lines = [f"{what} {value:,.4g}" if value < 1 else f"{what} {value:,.0f}" for what, value in rows[name].items()]
+        print(name, *lines, sep="\n  ", flush=True)
     return rows
 
 
@@ -197,7 +223,7 @@ def _ranges(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             except FedtinyError as error:  # a network that answers the same whatever it sees
                 print(f"{name:46} {error}")
                 continue
-        print(f"{name:46}" + "".join(f"{100 * rows[name][column]:18.2f}" for column in COLUMNS), flush=True)
+        print(f"{name:46}" + "".join(f"{shown(rows[name], column):>18}" for column in COLUMNS), flush=True)
     for column in COLUMNS[1:]:
         print(
             f"{column}: float loses {100 * max(row['float'] - row[column] for row in rows.values()):.2f} points at most"
