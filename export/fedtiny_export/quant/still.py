@@ -30,7 +30,9 @@ def settle(exact: Graph, coarse: Graph) -> Graph:
     if all(flags.all() for flags in moving.values()):
         return exact
     nothing = np.zeros((1, *exact.tensors[exact.input].shape))
-    real, values = run_float(exact, nothing), {coarse.input: to_int8(coarse, nothing)}
+    with np.errstate(all="ignore"):  # what is not finite is no channel of one number
+        real = run_float(exact, nothing)
+    values = {coarse.input: to_int8(coarse, nothing)}
     settled = {node.name: node for node in exact.nodes}
     for node in coarse.nodes:
         source = node.inputs[0]
@@ -77,7 +79,9 @@ def _factors(real: Floats, held: Floats, moving: Flags) -> Floats:
     """real / held for every channel that is one number everywhere, in float and as int8; 1 for all others."""
     channels = len(moving)
     real, held = real.reshape(-1, channels), held.reshape(-1, channels)
-    even = np.ptp(real, axis=0) <= 1e-6 * np.abs(real).max(axis=0)
+    with np.errstate(invalid="ignore"):
+        even = np.ptp(real, axis=0) <= 1e-6 * np.abs(real).max(axis=0)
+    even &= np.isfinite(real).all(axis=0)
     usable = ~moving & even & (np.ptp(held, axis=0) == 0.0) & (held[0] != 0.0)
     ratio = real[0] / np.where(usable, held[0], 1.0)
     return np.where(usable & (ratio >= 1 / MOST) & (ratio <= MOST), ratio, 1.0)
