@@ -210,6 +210,7 @@ def summary(run: Run, state: State, lines: Sequence[Mapping[str, Any]], traffic:
         },
         "cost_dense": _dense_cost(run, state, lines),
         "rounds": run.config.train.rounds,
+        "rounded": run.config.train.qat,
         "rounds_missed": sum(not line["counted"] for line in lines),
         "clients": len(run.everyone),
         "test_samples": len(run.federation.test.y),

@@ -15,7 +15,7 @@ from .graph.evaluate import Samples, read_samples
 from .graph.ir import Graph
 from .graph.passes import simplify
 from .onnx_in.read import read_onnx
-from .quant.calibration import AUTO, Choice, choose_ranges, observe, read_ranges
+from .quant.calibration import AUTO, MINMAX, Choice, choose_ranges, observe, read_ranges
 from .quant.equalize import equalize
 from .tflite.read import read_tflite
 from .untrusted import read_json_object
@@ -116,7 +116,13 @@ def _ranges(model: Path, graph: Graph, shown: Samples | None, choice: Choice) ->
     beside = model.parent / "ranges.json"
     if not beside.is_file():
         raise FedtinyError(f"{model}: no ranges.json beside it: give --calibration FILE.npz with some inputs `x`")
+    if choice.way == "auto" and _trained_rounded(model.parent / "summary.json"):
+        choice = MINMAX  # the ranges it was trained between
     return choose_ranges(graph, read_ranges(beside), choice)
+
+
+def _trained_rounded(summary: Path) -> bool:
+    return summary.is_file() and read_json_object(summary).get("rounded") is True
 
 
 def _labels(given: Path, graph: Graph) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from fedtiny_export.graph import reference
 from fedtiny_export.graph.evaluate import to_int8
 from fedtiny_export.graph.passes import simplify
 from fedtiny_export.onnx_in.read import read_onnx
+from fedtiny_export.quant.calibration import Choice
 from fedtiny_export.quant.quantize import quantize
+from fedtiny_export.source import PLAIN, Wishes, read_source
 
 from fedtiny_train import calibrate, models, onnx_out, qat
 from fedtiny_train.models import ModelSpec
@@ -102,6 +104,10 @@ def test_the_last_rounds_are_in_int8(rounds, wanted, last, first):
     assert qat.first_round(rounds, wanted, last) == first
 
 
+def ranges_of(folder, wishes=PLAIN):
+    return read_source(folder, calibration=None, evaluation=None, wishes=wishes).ranges
+
+
 def test_a_run_in_int8(tools, run, tmp_path):
     _, small, contents, _ = tools
     out = small(tmp_path / "int8", "--qat", "--qat-rounds", "2")
@@ -114,6 +120,10 @@ def test_a_run_in_int8(tools, run, tmp_path):
     rows = 16 * (len(json.loads(after["ranges.json"])))
     assert 3 * rows <= more[3][0] < more[2][0]
     assert more[2][1] >= 3 * rows
+    # an export of it rounds between the ranges that it was trained between, one of the other run between tighter ones
+    for folder, way in ((out, "minmax"), (run, "mse")):
+        assert ranges_of(folder) == ranges_of(folder, Wishes(Choice(way)))
+    assert ranges_of(run) != ranges_of(run, Wishes(Choice("minmax")))
 
 
 @pytest.mark.parametrize(

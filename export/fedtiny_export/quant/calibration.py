@@ -33,7 +33,7 @@ WAYS = "auto, minmax, percentile:SHARE or mse"
 class Choice:
     """Which part of the values a range covers: `minmax`, `percentile` (of `share` per cent) or `mse`.
 
-    `auto` is mse where there is a histogram, else minmax.
+    `auto` is mse where there is a histogram, else minmax; of a run trained in int8 it is minmax.
     """
 
     way: str = "auto"
