@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.board import fits
 from fedtiny_export.board.devices import all_devices, load_device
 from fedtiny_export.board.fits import Network, fit_of, rank, read_network
@@ -17,12 +18,6 @@ from runs import make_run
 
 GRAPH = residual(seed=1, density=0.3)
 FTM = write_ftm(GRAPH, {})
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import oracles
 import pytest
+from commands import export
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.evaluate import Samples, calibrate, to_int8
@@ -19,7 +20,6 @@ from fedtiny_export.tflite.read import read_tflite
 from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 from runs import make_run
-from test_export_command import call
 
 HERE = importlib.util.find_spec("tensorflow") is not None
 
@@ -77,7 +77,7 @@ def test_the_command_writes_tensorflows_file(tensorflow, tmp_path):
     for name in ("fedtiny", "tensorflow"):
         for runtime in ("ft", "tflm"):
             folder = tmp_path / f"{name}-{runtime}"
-            assert call(run, "--target", "esp32", "--out", folder, "--converter", name, "--runtime", runtime) == 0
+            assert export(run, "--target", "esp32", "--out", folder, "--converter", name, "--runtime", runtime) == 0
     reports = [json.loads((tmp_path / f"{n}-ft/report.json").read_text()) for n in ("fedtiny", "tensorflow")]
     assert abs(reports[0]["accuracy"]["int8"] - reports[1]["accuracy"]["int8"]) <= 0.01
     assert "model.tflite is TensorFlow's own conversion of the same network" in reports[1]["notes"]
@@ -92,7 +92,7 @@ def test_the_command_writes_tensorflows_file(tensorflow, tmp_path):
 def test_without_tensorflow_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     run = make_run(tmp_path / "run")
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow") == 6
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow") == 6
     assert capsys.readouterr().err.strip() == (
         "error: --converter tensorflow needs TensorFlow: pip install 'fedtiny[tensorflow]'"
     )
@@ -103,9 +103,9 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     given = ("--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow")
     (tmp_path / "m.tflite").write_bytes(write_tflite(networks.residual(0)))
-    assert call(tmp_path / "m.tflite", *given) == 2
-    assert call(run, *given, "--explain") == 2
-    assert call(run, *given, "--runtime", "tflm-decode") == 2
+    assert export(tmp_path / "m.tflite", *given) == 2
+    assert export(run, *given, "--explain") == 2
+    assert export(run, *given, "--runtime", "tflm-decode") == 2
     assert capsys.readouterr().err.count("leave out --converter") == 3
     assert not (tmp_path / "o").exists()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from fedtiny_export.board.devices import all_devices, load_device
 from fedtiny_export.board.elf import read_image
 from fedtiny_export.board.emulator import PACKAGES, Firmware, build, run
@@ -49,12 +50,6 @@ def board(request, need_tool) -> str:
     for tool in (f"{device.emulator.toolchain}gcc", device.emulator.program):
         need_tool(tool, PACKAGES[tool])
     return request.param
-
-
-def call(main, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 def figures(folder: Path) -> dict[tuple[str, str], int]:
