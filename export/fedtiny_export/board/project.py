@@ -29,7 +29,7 @@ PLATFORMIO, PLAIN = "platformio", "plain"
 PROJECTS = (PLATFORMIO, PLAIN)
 LIBRARY, PLAIN_LIBRARY = PurePosixPath("lib/fedtiny"), PurePosixPath("fedtiny")
 USER_FILES = (  # written once, then the user's
-    *("src", "platformio.ini", "zephyr", "app"),
+    *("src", "platformio.ini", "zephyr", "app", "test"),
     *("CMakeLists.txt", "partitions.csv", "sdkconfig.defaults"),  # ESP-IDF's
 )
 GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator", "fedtiny")
@@ -210,8 +210,9 @@ def changed_user_files(folder: Path, device: Device) -> list[str]:
     """The user's files of a project that are no longer, or not yet, as an export writes them."""
     names = _board_names(device)
     every = _templates(_layers(device))
-    written = {path: fill(text, names) for path, text in every if path.parts[0] in USER_FILES}
-    there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
+    ours = [name for name in USER_FILES if name != "test"]  # tests are a firmware of their own
+    written = {path: fill(text, names) for path, text in every if path.parts[0] in ours}
+    there = [p for name in ours for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
     found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
     return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
 
@@ -264,6 +265,7 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "emulator": "\n".join(f"  {part}" for part in device.emulator.command("")[:-1]) if device.emulator else "",
         "arena_room": str(_arena_room(device)),
         "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
