@@ -2,7 +2,8 @@
 
 Weights are random (the first convolution is dense) unless a file is named: what is measured does not depend on their
 values, but accuracy is no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are
-the same at every density, because it stores and multiplies zeros.
+the same at every density, because it stores and multiplies zeros. Cycles are a model's, never measured: instructions
+as counted, each at the cost that firmware/boards/qemu/count.c gives, memory without wait states.
 
     python benchmarks/runtime.py [--out result.json] [DENSITY | DENSITYx2 | ds-cnn | FILE.tflite ...]
 
@@ -42,9 +43,9 @@ def main() -> None:
     device = load_device(MAIN_BOARD)
     table = {Path(name).name: measure_row(network(name), device) for name in options.networks}
     table |= {f"TFLite Micro, {name}": row for name, row in read_incumbent().items()}
-    print(f"{'':<24}" + "".join(f"{name:>14}" for name in FIGURES))
+    print(f"{'':<24}" + "".join(f"{name:>14}" for name in FIGURES) + f"{'cycles, model':>15}")
     for name, row in table.items():
-        print(f"{name:<24}" + "".join(f"{row[figure]:>14,}" for figure in FIGURES))
+        print(f"{name:<24}" + "".join(f"{row[figure]:>14,}" for figure in FIGURES) + f"{row['cycles']:>15,}")
     if options.out:
         options.out.write_text(json.dumps(table, indent=1) + "\n")
 

@@ -15,7 +15,6 @@ from networks import residual, samples
 
 LABELS = ("zero", "one's", "tw\\o", "trois\u00e9", "??four")
 GRAPH = residual(seed=1, density=0.3)
-STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 
 
 def artifacts(graph: Graph = GRAPH, vectors: int = 6, labels: tuple[str, ...] = LABELS) -> Artifacts:

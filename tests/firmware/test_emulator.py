@@ -15,7 +15,8 @@ from fedtiny_export.board.emulator import build, require_tools, run
 from fedtiny_export.board.project import label_bytes
 from fedtiny_export.board.selftest import selftest_bytes
 from fedtiny_export.errors import FedtinyError, OverBudgetError, ToolMissingError
-from small_project import STRICT, artifacts, write_export
+from small_project import artifacts, write_export
+from stand_ins import STRICT
 
 START = "int main(void) {"
 DEVICE = load_device("qemu-m4")
@@ -67,6 +68,33 @@ def test_counting_is_exact(project):
     path.write_text(text)
     change_main(project, nops)
     assert run_project(project).counts == before
+
+
+COSTS = {
+    "nop": 1,
+    "ldr r3, [sp]": 2,
+    "ldrb r3, [sp]": 2,
+    "str r3, [sp, #-64]": 1,
+    "push {r0, r1, r2}\n pop {r0, r1, r2}": 4 + 4,
+    "ldrd r2, r3, [sp]": 3,
+    "udiv r3, r3, r3": 6,
+    "b 1f\n nop\n 1:": 1 + 2,
+    "cmp r3, r3\n bne 1f\n 1:": 1 + 1,
+    "cmp r3, r3\n beq 1f\n nop\n 1:": 1 + 1 + 2,
+}
+
+
+def test_every_instruction_costs_what_the_table_says(project):
+    """The model of the Cortex-M4: each kind of instruction, a hundred times more of it inside ft_invoke."""
+    path = project / "lib" / "fedtiny" / "src" / "ft_invoke.c"
+    text = path.read_text()
+    start = re.search(r"ft_status_t ft_invoke\(ft_model_t \*model\) \{", text).end()
+    found = {}
+    for line in ("", *COSTS):
+        code = f".rept 100\n {line}\n .endr".replace("\n", "\\n")
+        path.write_text(f'{text[:start]}__asm__ volatile("{code}" ::: "r3", "r2", "cc", "memory");{text[start:]}')
+        found[line] = run_project(project).cycles[0]
+    assert {line: (found[line] - found[""]) / 100 for line in COSTS} == COSTS
 
 
 BAD_STORES = {

@@ -14,7 +14,7 @@ from fedtiny_export.board.devices import all_devices, load_device
 from fedtiny_export.board.project import build_settings
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
-from small_project import STRICT
+from stand_ins import STRICT
 
 
 @pytest.fixture(scope="module")

@@ -37,12 +37,15 @@ _LOG_NUMBERS = (
     *("vectors", "passed"),
 )
 
+MODELLED_CPU = "cortex-m4f"
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What was measured. `outputs` holds the results of the inputs asked for, one sample a row.
 
-    `model_crc32` is that of the model inside the firmware, as the device says.
+    `model_crc32` is that of the model inside the firmware, as the device says. `cycles` are modelled, not measured, for
+    the first sample and the processor the model is of.
     """
 
     figures: tuple[FigureTuple, ...]
@@ -52,6 +55,7 @@ class Measured:
     model_crc32: int
     notes: tuple[str, ...] = ()
     ledger: tuple[Row, ...] = ()
+    cycles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ def measure(
         model_crc32=log["model_crc32"],
         notes=() if result.uncounted is None else (result.uncounted,),
         ledger=_ledger(folder, image, firmware, planned),
+        cycles=result.cycles[0] if result.cycles and device.cpu == MODELLED_CPU else None,
     )
 
 

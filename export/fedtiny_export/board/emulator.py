@@ -59,7 +59,8 @@ class Firmware:
 class Run:
     """What an emulator left behind: the firmware's `text`, the emulator's own `complaint`, and the results.
 
-    `counts` has one number of instructions a sample; without it, `uncounted` says why.
+    `counts` has one number of instructions a sample; without it, `uncounted` says why. `cycles`, as many, are those of
+    a model of the Cortex-M4 (firmware/boards/qemu/count.c), since the emulator knows no time.
     """
 
     exit_code: int
@@ -67,6 +68,7 @@ class Run:
     complaint: str
     outputs: bytes
     counts: tuple[int, ...] | None
+    cycles: tuple[int, ...] | None
     uncounted: str | None
 
 
@@ -219,8 +221,8 @@ def run(firmware: Firmware, image: Image, device: Device, inputs: NDArray[np.int
             plugin = None
             code, text, complaint = _emulate(_command(device, firmware.elf, None), place, seconds)
         outputs = _read_limited(place / "outputs.bin", output_bytes * inputs.shape[0] + 1)
-        counts = _read_counts(place / "counts.txt") if plugin else None
-    return Run(code, text, complaint, outputs, counts, uncounted)
+        counts, cycles = _read_counts(place / "counts.txt") if plugin else (None, None)
+    return Run(code, text, complaint, outputs, counts, cycles, uncounted)
 
 
 def _command(device: Device, elf: Path, plugin: str | None) -> list[str]:
@@ -272,8 +274,9 @@ def _plugin(image: Image, place: Path) -> tuple[str | None, str | None]:
     return f"{place / 'count.so'},out={place / 'counts.txt'},{places}", None
 
 
-def _read_counts(path: Path) -> tuple[int, ...]:
-    lines = _read_limited(path, MAX_TEXT_BYTES).decode("ascii", "replace").split()
-    if not all(line.isdecimal() and len(line) < 20 for line in lines):
+def _read_counts(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    words = _read_limited(path, MAX_TEXT_BYTES).decode("ascii", "replace").split()
+    if len(words) % 2 or not all(word.isdecimal() and len(word) < 20 for word in words):
         raise FedtinyError("the instruction counter wrote something that is no number")
-    return tuple(int(line) for line in lines)
+    numbers = tuple(map(int, words))
+    return numbers[::2], numbers[1::2]
