@@ -26,6 +26,7 @@ from networks import Builder
 from runs import make_run
 from small_project import LABELS
 from small_project import port as model_port
+from stand_ins import STAND_INS
 
 ESP_BOARDS = ["esp32", "esp32c3", "esp32cam", "esp32s2", "esp32s3", "xiao_esp32c3", "xiao_esp32s3"]
 BOARDS = [*ESP_BOARDS, "nano33ble"]
@@ -280,19 +281,13 @@ def test_every_method_is_one_that_the_library_has():
             assert tflm_library.WITH_REGISTRATION[method] == operator
 
 
-# Every Espressif board has the same sources; there is no C library here for the compiler of their Xtensa's cousin.
-CROSS = {
-    "esp32c3": (
-        *("riscv64-unknown-elf-", "gcc-riscv64-unknown-elf and picolibc-riscv64-unknown-elf"),
-        ("--specs=picolibc.specs", "-march=rv32imc", "-mabi=ilp32"),
-    ),
-    "nano33ble": ("arm-none-eabi-", "gcc-arm-none-eabi", ("-mcpu=cortex-m4", "-mthumb")),
-}
+# Every Espressif board has the same sources; for the stand-in of their Xtensas there is no C library here.
+CROSS = ("esp32c3", "nano33ble")
 
 
 @pytest.mark.parametrize("board", CROSS)
 def test_a_32_bit_compiler_takes_every_file(board, tmp_path, need_tool):
-    prefix, package, flags = CROSS[board]
+    prefix, package, flags = STAND_INS[load_device(board).cpu]
     need_tool(f"{prefix}g++", package)
     write(tmp_path, board, contents())
     model = tmp_path / MODEL_FOLDER[board]

@@ -44,8 +44,7 @@ ESPRESSIF = Library(
     version="1.3.7",
     layer="espidf",
     model_folder="components/fedtiny_model",
-    source="Espressif's component registry lists 1.3.7, and issue 125 of espressif/esp-tflite-micro was built with it;"
-    " it was not asked when this was written.",
+    source="1.3.7 is listed in Espressif's registry; issue 125 of espressif/esp-tflite-micro was built with it.",
     dense_reason="ESP-NN computes them wrong on an ESP32-S3 where the outputs are no multiple of 8 (espressif/esp-nn,"
     " issue 34)",
 )
@@ -54,7 +53,7 @@ CHIRALE = Library(
     version="2.0.0",
     layer="arduino",
     model_folder="lib/fedtiny_model",
-    source="Version 2.0.0 is that of the library's own library.properties; not verified against the registry.",
+    source="2.0.0 is the version in the library's own library.properties; not verified against the registry.",
     dense_reason="TensorFlow Lite Micro computed them wrong before its pull request 2673, which is younger than the"
     " library",
 )
