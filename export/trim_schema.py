@@ -31,6 +31,8 @@ TABLES = [
     "SoftmaxOptions",
     "ReshapeOptions",
     "MulOptions",
+    "SubOptions",
+    "StridedSliceOptions",
     "ConcatenationOptions",
     "LeakyReluOptions",
     "HardSwishOptions",

@@ -17,8 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from runs import residual_onnx
 from test_onnx_operators import CASES, IMAGE, model, node
 
-MEGABYTE = 1 << 20
-
 
 def originals() -> list[tuple[str, bytes]]:
     found = [(".onnx", residual_onnx(seed=3, density=0.5).SerializeToString())]

@@ -96,6 +96,28 @@ CASES = {
     "leaky": ([CONV, node("LeakyRelu", "c", "y", alpha=0.2)], W),
     "hard swish": ([CONV, node("HardSwish", "c", "y")], W),
     "hard swish in two": ([CONV, node("HardSigmoid", "c", "h", alpha=1 / 6, beta=0.5), node("Mul", "c h", "y")], W),
+    "hard sigmoid of ONNX": ([CONV, node("HardSigmoid", "c", "y")], W),
+    "squeeze and hard sigmoid": (
+        [
+            CONV,
+            node("GlobalAveragePool", "c", "g"),
+            node("Conv", "g e", "h"),
+            node("HardSigmoid", "h", "s", alpha=1 / 6, beta=0.5),
+            node("Mul", "c s", "y"),
+        ],
+        W | {"e": weights(6, 6, 1, 1)},
+    ),
+    "hard swish and its gate": (
+        [
+            CONV,
+            node("HardSigmoid", "c", "h", alpha=1 / 6, beta=0.5),
+            node("Mul", "c h", "s"),
+            node("Add", "s h", "y"),
+        ],
+        W,
+    ),
+    "tanh": ([CONV, node("Tanh", "c", "y")], W),
+    "tanh joined": ([CONV, node("Tanh", "c", "t"), node("Concat", "t c", "y", axis=1)], W),
     "silu": ([CONV, node("Sigmoid", "c", "h"), node("Mul", "h c", "y")], W),
     "squeeze and excite": (
         [
@@ -117,6 +139,24 @@ CASES = {
     "average pool around padding": ([CONV, node("AveragePool", "c", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1])], W),
     "global max": ([CONV, node("GlobalMaxPool", "c", "y")], W),
     "mean without sides": ([CONV, node("ReduceMean", "c axes", "y", keepdims=0)], W | {"axes": np.array([-1, -2])}, 18),
+    "maximum": ([CONV, node("ReduceMax", "c axes", "y", keepdims=1)], W | {"axes": np.array([2, 3])}, 18),
+    "maximum without sides": ([CONV, node("ReduceMax", "c axes", "y", keepdims=0)], W | {"axes": np.array([2, 3])}, 18),
+    "pads that are worked out": (
+        [
+            node("ConstantOfShape", "four", "z", value=helper.make_tensor("v", TensorProto.INT64, [1], [0])),
+            node("Concat", "p z", "a", axis=0),
+            node("Reshape", "a pairs", "b2"),
+            node("Slice", "b2 back start first back", "t"),
+            node("Transpose", "t", "u", perm=[1, 0]),
+            node("Reshape", "u back", "f"),
+            node("Cast", "f", "g", to=TensorProto.INT64),
+            node("Pad", "input g", "q"),
+            node("Conv", "q w b", "y"),
+        ],
+        W
+        | {"four": np.array([4]), "p": np.array([2, 0, 0, 1]), "pairs": np.array([-1, 2]), "back": np.array([-1])}
+        | {"start": np.array([-(2**63) + 1]), "first": np.array([0])},
+    ),
     "pad into the convolution": (
         [node("Pad", "input p", "q"), node("Conv", "q w b", "y")],
         W | {"p": np.array([0, 0, 1, 0, 0, 0, 0, 2])},
@@ -242,6 +282,10 @@ def test_one_dimensional_networks_are_images_of_one_row(kind, tmp_path):
     assert graph.tensors["input"].shape == (1, 16, 3)
     mean = [*first, node("GlobalAveragePool", "c", "g"), node("Squeeze", "g axes", "y")]
     check(model(mean, (3, 16), constants | {"axes": np.array([2])}), tmp_path / "m.onnx")
+    image = [node("Unsqueeze", "c rows", "u"), node("ReduceMean", "u sides", "g"), node("Squeeze", "g rows", "y")]
+    more = constants | {"rows": np.array([-2]), "sides": np.array([-1, -2])}
+    graph = check(model([*first, *image], (3, 16), more, 18), tmp_path / "m.onnx")
+    assert Op.TRANSPOSE not in {one.op for one in graph.nodes}
 
 
 def test_a_network_that_is_channels_last_outside_loses_its_transposes(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import host_runtime
 import networks
 import numpy as np
@@ -11,7 +13,8 @@ from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.file import lacking, write_ftm
 from fedtiny_export.ftm.sparse import SPARSE
 from fedtiny_export.graph import reference
-from fedtiny_export.graph.ir import Graph, Op, Window
+from fedtiny_export.graph.bounds import bounds
+from fedtiny_export.graph.ir import Graph, Op, Quant, Window
 from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 
@@ -128,6 +131,7 @@ ALONE = {
     "leaky steep": (Op.LEAKY_RELU, {"alpha": 1.7}),
     "hard swish": (Op.HARD_SWISH, {}),
     "logistic": (Op.LOGISTIC, {}),
+    "tanh": (Op.TANH, {}),
     "softmax": (Op.SOFTMAX, {"beta": 1.0}),
     "softmax beta": (Op.SOFTMAX, {"beta": 0.3}),
     "mean": (Op.MEAN, {"keep": 1}),
@@ -148,8 +152,24 @@ def test_one_operator_behind_a_convolution(case, seed):
     agree(builder.int8(-0.5 * 2.0 ** (seed % 5), 2.0 ** (seed % 5)))
 
 
+@pytest.mark.parametrize("ratio", [0.6, 1.3, 2.2, 1e-6, 1e-7])
+@pytest.mark.parametrize("scale", [7.9e-9, 1e-7, 3e-7, 1e-5, 0.01, 1.0])
+def test_a_hard_swish_of_very_small_steps(scale, ratio):
+    """16-bit shifts by 16 bits and more; networks that have collapsed have such steps."""
+    builder = Builder((256,), 1)
+    builder.add(Op.HARD_SWISH)
+    graph = builder.int8()
+    steps = {graph.input: scale, graph.output: scale / ratio}
+    tensors = {name: replace(graph.tensors[name], quant=Quant(float(np.float32(s)), 3)) for name, s in steps.items()}
+    graph = replace(graph, tensors=tensors)
+    inputs = np.arange(-128, 128).astype(np.int8)[None]
+    expected = reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected)
+    assert np.array_equal(oracles.litert(write_tflite(graph), inputs), expected)
+
+
 @pytest.mark.parametrize("scale", [0.001, 0.02, 0.1, 0.5, 3.0, 7.0])
-@pytest.mark.parametrize("op", [Op.HARD_SWISH, Op.LOGISTIC, Op.SOFTMAX, Op.LEAKY_RELU])
+@pytest.mark.parametrize("op", [Op.HARD_SWISH, Op.LOGISTIC, Op.TANH, Op.SOFTMAX, Op.LEAKY_RELU])
 def test_every_int8_value_through_an_activation_at_every_scale(op, scale):
     builder = Builder((256,), 1)
     builder.add(op, settings={"alpha": 0.2, "beta": 1.0})
@@ -159,6 +179,37 @@ def test_every_int8_value_through_an_activation_at_every_scale(op, scale):
     assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected)
     assert np.array_equal(oracles.litert(write_tflite(graph), inputs), expected)
     runtime_agrees(graph, inputs, expected)
+
+
+NUMBERS = {
+    "x + c": (Op.ADD_NUMBER, {"sign": 1.0, "number_sign": 1.0}),
+    "x - c": (Op.ADD_NUMBER, {"sign": 1.0, "number_sign": -1.0}),
+    "c - x": (Op.ADD_NUMBER, {"sign": -1.0, "number_sign": 1.0}),
+    "x * c": (Op.MUL_NUMBER, {}),
+}
+
+
+@pytest.mark.parametrize("number", [(255, 0.004), (-37, 0.3), (-255, 0.01), (0, 1.0), (3, 2.5)])
+@pytest.mark.parametrize("case", NUMBERS)
+def test_every_int8_value_with_a_number(case, number):
+    """Written as .tflite with the number as a constant, in the order that the operator asks for; and read again."""
+    op, signs = NUMBERS[case]
+    steps, scale = number
+    builder = Builder((256,), 1)
+    builder.add(Op.RELU, low=0.0)
+    graph = builder.int8(-1.3, 1.25)
+    settings = {"steps": float(steps), "scale": float(np.float32(scale)), **signs}
+    node = replace(graph.nodes[0], op=op, settings=settings, low=None if steps % 2 else 0.0)
+    quant = Quant(float(np.float32(0.02 if op is Op.ADD_NUMBER else 0.011)), 7)
+    tensors = {**graph.tensors, node.output: replace(graph.tensors[node.output], quant=quant)}
+    graph = replace(graph, nodes=(node,), tensors=tensors)
+    inputs = np.arange(-128, 128).astype(np.int8)[None]
+    model, expected = write_tflite(graph), reference.run(graph, inputs)
+    assert np.array_equal(oracles.tflite_micro(model, inputs), expected)
+    assert np.array_equal(oracles.litert(model, inputs), expected)
+    runtime_agrees(graph, inputs, expected)
+    low, high = (end[0] for end in (bounds(graph)[node.output].low[:1], bounds(graph)[node.output].high[:1]))
+    assert (low, high) == (expected.min(), expected.max())
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -120,10 +120,6 @@ def edges(kind, shift):
     return change
 
 
-def _run_micro(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    return oracles.tflite_micro(model, inputs)
-
-
 def test_float_edges_are_left_off(tmp_path):
     graph = small()
     file = edited(graph, edges(schema.TensorType.FLOAT32, 1.0))
@@ -302,3 +298,173 @@ def test_what_is_not_supported_is_refused_by_name(case, tmp_path):
         read_tflite(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def _product_by_channel(zero_point: int = 0, sides: int = 1):
+    """Turn the depthwise convolution of one pixel into a product with a constant."""
+
+    def change(model, sub):
+        depthwise = next(one for one in sub.operators if isinstance(one.builtinOptions, schema.DepthwiseConv2DOptionsT))
+        numbers = sub.tensors[depthwise.inputs[1]]
+        numbers.shape = np.array([1] * (sides - 1) + [4], np.int32)
+        numbers.quantization.scale = numbers.quantization.scale[:1]
+        numbers.quantization.zeroPoint = np.array([zero_point], np.int64)
+        options = schema.MulOptionsT(fusedActivationFunction=schema.ActivationFunctionType.RELU)
+        places = [depthwise.inputs[1], depthwise.inputs[0]] if sides == 1 else depthwise.inputs[:2]
+        sub.operators[1] = _operator(model, "MUL", places, depthwise.outputs, options)
+
+    return change
+
+
+def _scaled_image() -> Graph:
+    builder = Builder((6, 5, 3), 0)
+    builder.conv(4, low=None)
+    builder.depthwise(1, (1, 1), low=0.0)
+    builder.dense(4)
+    return builder.int8()
+
+
+@pytest.mark.parametrize("sides", [1, 4])
+def test_a_product_with_a_constant_for_each_channel(sides, tmp_path):
+    file = edited(_scaled_image(), _product_by_channel(sides=sides))
+    graph = read_tflite(saved(tmp_path / "m.tflite", file))
+    assert [node.op for node in graph.nodes] == [Op.CONV, Op.DEPTHWISE, Op.DENSE]
+    inputs = spread(graph, 50)
+    assert np.array_equal(oracles.tflite_micro(file, inputs), reference.run(graph, inputs).reshape(50, -1))
+
+
+def test_such_a_product_around_another_zero_point_is_refused(tmp_path):
+    file = edited(_scaled_image(), _product_by_channel(zero_point=100))
+    with pytest.raises(FedtinyError, match="takes a constant of 4 numbers"):
+        read_tflite(saved(tmp_path / "m.tflite", file))
+
+
+def _enlarged() -> Graph:
+    builder = Builder((6, 5, 3), 0)
+    builder.conv(4)
+    builder.add(Op.RESIZE, settings={"height": 18, "width": 5})
+    builder.dense(4)
+    return builder.int8()
+
+
+def _repeated(tiles=(1, 1, 3, 1, 1), axis=2, target=(1, -1, 5, 4)):
+    """Turn the resize into what Keras writes: EXPAND_DIMS, TILE, and a RESHAPE to a shape that is put together."""
+
+    def change(model, sub):
+        def new(values, shape=None):
+            values = np.array(values, np.int32)
+            model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+            kind, buffer = schema.TensorType.INT32, len(model.buffers) - 1
+            shape = np.array(values.shape if shape is None else shape, np.int32)
+            sub.tensors.append(schema.TensorT(shape=shape, type=kind, buffer=buffer, hasRank=True))
+            return len(sub.tensors) - 1
+
+        def made(like, shape):
+            quantization = sub.tensors[like].quantization
+            shape = np.array(shape, np.int32)
+            sub.tensors.append(
+                schema.TensorT(shape=shape, type=schema.TensorType.INT8, quantization=quantization, hasRank=True)
+            )
+            return len(sub.tensors) - 1
+
+        resize = sub.operators[1]
+        source, output = int(resize.inputs[0]), int(resize.outputs[0])
+        wide, long, parts = made(source, (1, 6, 1, 5, 4)), made(source, (1, 6, 3, 5, 4)), new([0] * 4)
+        sub.tensors[parts].buffer = 0
+        sub.tensors[output].shape = np.array([1, 1, 5, 4], np.int32)  # what the file leaves open
+        sub.operators[1:2] = [
+            _operator(model, "EXPAND_DIMS", [source, new([axis], ())], [wide], schema.ExpandDimsOptionsT()),
+            _operator(model, "TILE", [wide, new(tiles)], [long]),
+            _operator(
+                model, "CONCATENATION", [new(target[:2]), new(target[2:])], [parts], schema.ConcatenationOptionsT()
+            ),
+            _operator(model, "RESHAPE", [long, parts], [output], schema.ReshapeOptionsT()),
+        ]
+
+    return change
+
+
+def test_rows_that_are_repeated_are_a_resize(tmp_path):
+    graph = _enlarged()
+    again = read_tflite(saved(tmp_path / "m.tflite", edited(graph, _repeated())))
+    inputs = spread(graph, 20)
+    assert np.array_equal(reference.run(again, inputs), reference.run(graph, inputs))
+    assert [node.op for node in again.nodes] == [Op.CONV, Op.RESIZE, Op.DENSE]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_repeated(tiles=(1, 1, 1, 3, 1)), "TILE.*rows or columns"),
+        (_repeated(tiles=(1, 1, 3, 1, 2)), "TILE.*rows or columns"),
+        (_repeated(tiles=(1, 1, 0, 1, 1)), "TILE.*rows or columns"),
+        (_repeated(tiles=(1, 1, 3)), "TILE.*rows or columns"),
+        (_repeated(axis=4), r"shape \\(1, 6, 1, 5, 4\\)|1 to 3 sides"),
+        (_repeated(tiles=(1, 1, 100000, 1, 1)), "65,535"),
+    ],
+)
+def test_repetitions_of_other_kinds_are_refused(change, message, tmp_path):
+    with pytest.raises(FedtinyError, match=message):
+        read_tflite(saved(tmp_path / "m.tflite", edited(_enlarged(), change)))
+
+
+def _dealt_out(steps=(2, 3), pads=((2, 3), (3, 5)), crops=((0, 1), (0, 2)), first="CONV_2D"):
+    """Turn the dilated convolution into what TensorFlow's converter writes."""
+
+    def change(model, sub):
+        def new(values):
+            values = np.array(values, np.int32)
+            model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+            kind, buffer = schema.TensorType.INT32, len(model.buffers) - 1
+            shape = np.array(values.shape, np.int32)
+            sub.tensors.append(schema.TensorT(shape=shape, type=kind, buffer=buffer, hasRank=True))
+            return len(sub.tensors) - 1
+
+        conv = sub.operators[0]
+        source, output = int(conv.inputs[0]), int(conv.outputs[0])
+        sub.tensors += [_like(sub.tensors[index], schema.TensorType.INT8) for index in (source, output)]
+        apart, inner = len(sub.tensors) - 2, len(sub.tensors) - 1
+        for index, like in ((apart, source), (inner, output)):
+            sub.tensors[index].quantization = sub.tensors[like].quantization
+        conv.builtinOptions.dilationHFactor = conv.builtinOptions.dilationWFactor = 1
+        conv.builtinOptions.padding = schema.Padding.VALID
+        conv.inputs, conv.outputs = np.array([apart, *conv.inputs[1:]], np.int32), np.array([inner], np.int32)
+        deal = _operator(model, "SPACE_TO_BATCH_ND", [source, new(steps), new(pads)], [apart])
+        gather = _operator(model, "BATCH_TO_SPACE_ND", [inner, new((2, 3)), new(crops)], [output])
+        relu = _operator(model, "RELU", [apart], [inner])
+        sub.operators[0:1] = [deal, conv if first == "CONV_2D" else relu, gather]
+
+    return change
+
+
+def _dilated() -> Graph:
+    builder = Builder((9, 10, 3), 0)
+    builder.add(Op.CONV, constants=builder._weights(4, 3, 3, 3), window=Window((3, 3), (1, 1), (2, 3, 2, 3), (2, 3)))
+    builder.dense(4)
+    return builder.int8()
+
+
+def test_a_convolution_of_dealt_out_pixels_is_a_dilated_one(tmp_path):
+    graph = _dilated()
+    again = read_tflite(saved(tmp_path / "m.tflite", edited(graph, _dealt_out())))
+    inputs = spread(graph, 20)
+    assert np.array_equal(reference.run(again, inputs), reference.run(graph, inputs))
+    assert [node.op for node in again.nodes] == [Op.CONV, Op.DENSE]
+    assert again.nodes[0].window == graph.nodes[0].window
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_dealt_out(steps=(2, 2)), "not those that the pixels were dealt out by"),
+        (_dealt_out(steps=(0, 3)), r"steps \[0, 3\]"),
+        (_dealt_out(steps=(2,)), r"steps \[2\]"),
+        (_dealt_out(pads=((2, -3), (3, 5))), "is no number of rows"),
+        (_dealt_out(pads=((2, 3),)), "is no number of rows"),
+        (_dealt_out(crops=((3, 1), (0, 2))), "cuts off more than was padded"),
+        (_dealt_out(first="RELU"), "only one convolution may"),
+    ],
+)
+def test_pixels_dealt_out_in_other_ways_are_refused(change, message, tmp_path):
+    with pytest.raises(FedtinyError, match=message):
+        read_tflite(saved(tmp_path / "m.tflite", edited(_dilated(), change)))

@@ -17,11 +17,11 @@ def tflite_micro(model: bytes, inputs: np.ndarray, arena_bytes: int = 1 << 20) -
     return np.stack(outputs)
 
 
-def litert(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    """LiteRT's reference kernels; its optimised ones round differently."""
+def litert(model: bytes, inputs: np.ndarray, kernels: str = "BUILTIN_REF") -> np.ndarray:
+    """LiteRT's reference kernels; its optimised ones round differently where they multiply."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=OpResolverType[kernels])
     interpreter.allocate_tensors()
     given, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
     outputs = []

@@ -20,7 +20,6 @@ from fedtiny_train.options import Config
 from fedtiny_train.server import State
 from fedtiny_train.wire import Message, Sparse, masked
 
-EMPTY = Shard(-1, np.empty((0, 6), np.float32), np.empty(0, np.int64))
 PUBLIC = Shard(-1, np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32), np.arange(8) % 3)
 SPEC = models.ModelSpec("mlp", (6,), 3, 2)
 FIXED = ["random", "erk", "magnitude", "snip", "synflow", "rigl", "feddst", "prunefl", "fl-pqsu"]

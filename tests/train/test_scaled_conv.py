@@ -25,7 +25,6 @@ from fedtiny_train.models.styles import restyle
 from fedtiny_train.options import Config
 
 SCALED = models.ModelSpec("resnet8", (1, 8, 8), 4, 4, "scaled")
-BOTH = models.ModelSpec("resnet8", (1, 8, 8), 4, 4, "scaled", 0.75)
 
 
 def tensor(*values):

@@ -9,7 +9,6 @@ from typing import TextIO
 from ..errors import FedtinyError, ToolMissingError
 from .check import is_told
 
-BAUD = 115200
 SECONDS = 60.0
 PIECE_SECONDS = 0.2
 KEPT_CHARACTERS = 1 << 20

@@ -26,7 +26,6 @@ from .devices import Device
 from .selftest import Step, c_words, golden_names
 
 PLATFORMIO, PLAIN = "platformio", "plain"
-PROJECTS = (PLATFORMIO, PLAIN)
 LIBRARY, PLAIN_LIBRARY = PurePosixPath("lib/fedtiny"), PurePosixPath("fedtiny")
 USER_FILES = (  # written once, then the user's
     *("src", "platformio.ini", "zephyr", "app", "test"),

@@ -52,8 +52,8 @@ def _ends(node: Node, inputs: list[Bounds], tensors: Mapping[str, Tensor]) -> tu
         corners = [compute(node, [a, b], tensors) for a in (lows[0], highs[0]) for b in (lows[1], highs[1])]
         return np.minimum.reduce(corners), np.maximum.reduce(corners)
     low, high = compute(node, lows, tensors), compute(node, highs, tensors)
-    if node.op not in (Op.HARD_SWISH, Op.SOFTMAX):  # all others never fall
-        return low, high
+    if node.op not in (Op.HARD_SWISH, Op.SOFTMAX):  # all others only rise, or a negative number makes them only fall
+        return np.minimum(low, high), np.maximum(low, high)
     known = np.all(lows[0] == highs[0], axis=-1, keepdims=True) if node.op is Op.SOFTMAX else lows[0] == highs[0]
     return np.where(known, low, -128), np.where(known, high, 127)
 

@@ -90,16 +90,13 @@ class AddNumbers:
 
 def add_numbers(node: Node, tensors: Mapping[str, Tensor]) -> AddNumbers:
     """Rescaling of an addition: both inputs to twice the larger scale, with 20 bits to spare."""
-    first, second, output = (tensors[name].quant for name in (*node.inputs, node.output))
-    assert first is not None
-    assert second is not None
-    assert output is not None
+    (first, second), output = _scales(node, tensors)
     # the kernel takes these scales as floats and doubles them as a double
-    twice = 2.0 * max(first.scale, second.scale)
+    twice = 2.0 * max(first, second)
     return AddNumbers(
-        quantize_multiplier(first.scale / twice),
-        quantize_multiplier(second.scale / twice),
-        quantize_multiplier(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)),
+        quantize_multiplier(first / twice),
+        quantize_multiplier(second / twice),
+        quantize_multiplier(twice / ((1 << ADD_LEFT_SHIFT) * output)),
     )
 
 
@@ -129,13 +126,14 @@ def clamped(node: Node, steps: Ints, tensors: Mapping[str, Tensor]) -> Ints:
 
 
 def _scales(node: Node, tensors: Mapping[str, Tensor]) -> tuple[list[float], float]:
-    """The scales of the inputs and of the output."""
+    """The scales of the inputs, of the number that is the second one, and of the output."""
     found = []
     for name in (*node.inputs, node.output):
         quant = tensors[name].quant
         assert quant is not None
         found.append(quant.scale)
-    return found[:-1], found[-1]
+    number = [node.settings["scale"]] if "scale" in node.settings else []
+    return found[:-1] + number, found[-1]
 
 
 def mul_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -181,7 +179,7 @@ def _multiplier16(real: float) -> tuple[int, int]:
 
 
 def logistic_numbers(node: Node, tensors: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    """(multiplier, shift) to fixed point with 4 integer bits, and the radius that those bits cover."""
+    """(multiplier, shift) to fixed point with 4 integer bits, and the radius they cover; also for tanh."""
     (data,), _ = _scales(node, tensors)
     fraction, shift = math.frexp(data * 2.0**27)
     multiplier = math.floor(fraction * (1 << 31) + 0.5)

@@ -49,6 +49,11 @@ def shift_right(value: Any, bits: Any) -> Ints:
     return np.asarray((value >> bits) + ((value & mask) > (mask >> 1) + (value < 0)))
 
 
+def shift_right16(value: Ints, bits: int) -> Ints:
+    """The same in 16 bits, where a shift by all of them or more leaves the sign: the mask for the rest is full."""
+    return np.where(value < 0, -1, 1) if bits > 15 else shift_right(value, bits)
+
+
 def multiply_up(value: Ints, multiplier: int, shift: int) -> Ints:
     """value * multiplier * 2^(shift - 31) for a multiplier above one: shifted first."""
     return high_mul32(value << shift, multiplier)
@@ -77,14 +82,19 @@ def _exp_near_zero(value: Ints) -> Ints:
 
 
 def _one_over_one_plus(value: Ints) -> Ints:
-    """1 / (1 + value) for value in 0..1, by three Newton steps."""
+    """1 / (1 + value) for value in 0..1."""
+    return _saturated_shift(_two_over_one_plus(value), 1)  # half of it, from two integer bits to none
+
+
+def _two_over_one_plus(value: Ints) -> Ints:
+    """2 / (1 + value) for value in 0..1 with two integer bits, by three Newton steps."""
     total = value + ONE
     half = (total + 1) >> 1  # total is never negative: halves go up
     x = NEWTON_START + high_mul32(half, NEWTON_SLOPE)
     for _ in range(3):
         error = (1 << 29) - high_mul32(half, x)
         x = x + _saturated_shift(high_mul32(x, error), 2)
-    return _saturated_shift(x, 1)  # half of x, from two integer bits to none
+    return x
 
 
 def _saturated_shift(value: Ints, bits: int) -> Ints:
@@ -96,6 +106,13 @@ def logistic(value: Ints, integer_bits: int) -> Ints:
     """1 / (1 + exp(-value)), with no integer bits."""
     positive = _one_over_one_plus(exp_of_negative(-np.abs(value), integer_bits))
     return np.where(value == 0, 1 << 30, np.where(value > 0, positive, ONE - positive))
+
+
+def tanh(value: Ints, integer_bits: int) -> Ints:
+    """(1 - exp(-2 value)) / (1 + exp(-2 value)), with no integer bits."""
+    power = exp_of_negative(-np.abs(value), integer_bits + 1)  # one bit more: twice the value
+    positive = _saturated_shift(_two_over_one_plus(power) - (1 << 29), 2)
+    return np.where(value < 0, -positive, np.where(value > 0, positive, 0))
 
 
 def reciprocal(value: Ints, integer_bits: int) -> tuple[Ints, Ints]:

@@ -44,8 +44,11 @@ class Op(StrEnum):
     LEAKY_RELU = "leaky_relu"  # settings: alpha
     HARD_SWISH = "hard_swish"
     LOGISTIC = "logistic"
+    TANH = "tanh"
     SOFTMAX = "softmax"  # over the last side; settings: beta
     REQUANTIZE = "requantize"  # int8 only: the same numbers in other steps
+    ADD_NUMBER = "add_number"  # int8 only; settings: steps, scale of the number; sign, number_sign: what is subtracted
+    MUL_NUMBER = "mul_number"  # int8 only; settings: steps, scale of the number
 
     BATCH_NORM = "batch_norm"  # constants: scale, shift, per channel
     AFFINE = "affine"  # constants: scale, shift, one number each

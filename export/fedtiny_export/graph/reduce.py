@@ -20,7 +20,7 @@ from .ops.sums import weighted_sums
 Mask = NDArray[np.bool_]
 _PASSING = frozenset(
     {Op.DEPTHWISE, Op.MEAN, Op.MAX_POOL, Op.AVERAGE_POOL, Op.RESIZE, Op.RELU, Op.LEAKY_RELU, Op.HARD_SWISH}
-) | {Op.LOGISTIC, Op.REQUANTIZE, Op.ADD, Op.MUL, Op.PAD, Op.CONCAT, Op.RESHAPE}
+) | {Op.LOGISTIC, Op.TANH, Op.REQUANTIZE, Op.ADD, Op.ADD_NUMBER, Op.MUL, Op.MUL_NUMBER, Op.PAD, Op.CONCAT, Op.RESHAPE}
 
 
 def reduce_graph(graph: Graph) -> Graph:

@@ -15,7 +15,8 @@ from .reader import Attributes, OnnxReader, called, read_constant
 
 MAX_FOLDED = 1 << 10  # shapes and small tables; weights are never computed here
 FOLDED = frozenset(
-    {"Cast", "Concat", "Constant", "Gather", "Identity", "Mul", "Shape", "Slice", "Squeeze", "Unsqueeze"}
+    {"Cast", "Concat", "Constant", "ConstantOfShape", "Gather", "Identity", "Mul", "Reshape", "Shape", "Slice"}
+    | {"Squeeze", "Transpose", "Unsqueeze"}
 )
 
 
@@ -70,12 +71,32 @@ def _worked_out(node: Any, attributes: Attributes, values: list[Array]) -> Array
     if kind == "Squeeze":
         return np.squeeze(first, tuple(axes) if axes else None)
     if kind == "Slice":
-        starts, ends = (np.ravel(value) for value in values[1:3])
-        if first.ndim != 1 or len(values) not in (3, 4) or starts.size != 1:
-            raise FedtinyError(f"operator {called(node)}: only slices of shapes are supported")
-        return first[int(starts[0]) : int(ends[0])]
+        return _sliced(node, values)
+    if kind == "ConstantOfShape":
+        return _filled(node, attributes, first)
+    if kind == "Transpose":
+        return np.transpose(first, attributes.get("perm"))
+    if kind == "Reshape":
+        return np.reshape(first, [int(side) for side in np.ravel(values[1])])
     if kind == "Cast":
         import onnx
 
         return first.astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
     return first  # Identity
+
+
+def _sliced(node: Any, values: list[Array]) -> Array:
+    first, (starts, ends) = values[0], (np.ravel(value) for value in values[1:3])
+    axis = int(np.ravel(values[3])[0]) if len(values) > 3 else 0
+    step = int(np.ravel(values[4])[0]) if len(values) > 4 else 1
+    if any(np.size(value) != 1 for value in values[1:]) or axis != 0 or step == 0:
+        raise FedtinyError(f"operator {called(node)}: only slices along the first side of a constant are supported")
+    return first[int(starts[0]) : int(ends[0]) : step]
+
+
+def _filled(node: Any, attributes: Attributes, shape: Array) -> Array:
+    sides = [int(side) for side in np.ravel(shape)]
+    if min(sides, default=1) < 0 or int(np.prod(sides, dtype=object)) > MAX_FOLDED:
+        raise FedtinyError(f"operator {called(node)} makes a constant of shape {sides}; the limit is {MAX_FOLDED:,}")
+    value = read_constant(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
+    return np.full(sides, value.reshape(-1)[0] if value.size else 0, value.dtype)

@@ -158,15 +158,24 @@ def _global_pool(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
     reader.add(output, Op.MAX_POOL, (source,), window=Window((height, width)))
 
 
-def _reduce_mean(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
+def _reduce(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
     source = reader.data(node)
     axes = reader.integers(node, 1) if reader.has(node, 1) else list(attributes.get("axes") or [])
     sides = reader.rank[source] + 1
     if sides < 3 or sorted(axis % sides for axis in axes) != list(range(2, sides)):
-        raise FedtinyError(f"operator {called(node)}: a mean must be over height and width of an image")
-    keep = int(bool(attributes.get("keepdims", 1)))
+        raise FedtinyError(f"operator {called(node)}: it must be over height and width of an image")
+    keep, output = int(bool(attributes.get("keepdims", 1))), str(node.output[0])
     rank = reader.rank[source] if keep else 1
-    reader.add(str(node.output[0]), Op.MEAN, (source,), settings={"keep": keep}, rank=rank)
+    if node.op_type == "ReduceMean":
+        reader.add(output, Op.MEAN, (source,), settings={"keep": keep}, rank=rank)
+        return
+    height, width, channels = reader.tensors[source].shape
+    window = Window((height, width))
+    if keep:
+        reader.add(output, Op.MAX_POOL, (source,), window=window)
+        return
+    pooled = reader.add(f"{output} pooled", Op.MAX_POOL, (source,), window=window)
+    reader.add(output, Op.RESHAPE, (pooled,), constants={"shape": np.array([channels])}, rank=1)
 
 
 LAYERS: Mapping[str, Read] = {
@@ -178,5 +187,6 @@ LAYERS: Mapping[str, Read] = {
     "GlobalMaxPool": _global_pool,
     "MatMul": _matmul,
     "MaxPool": _pool,
-    "ReduceMean": _reduce_mean,
+    "ReduceMax": _reduce,
+    "ReduceMean": _reduce,
 }

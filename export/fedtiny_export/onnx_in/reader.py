@@ -42,7 +42,7 @@ class OnnxReader:
         self.alias: dict[str, str] = {}  # ONNX name -> name in the Graph, where they differ
         self.rank: dict[str, int] = {}  # how many sides ONNX gives a tensor, without the batch
         self.order: dict[str, tuple[int, ...]] = {}  # flat tensors in channels-last order: the image they came from
-        self.gates: dict[str, str] = {}  # a hard sigmoid, which only a hard swish may use: what it is of
+        self.gates: dict[str, tuple[str, float, float]] = {}  # a hard sigmoid that may become a hard swish: of what
         self.outputs: frozenset[str] = frozenset()
         self.turned = ""  # what the file turns its channels-last input into
 
@@ -52,11 +52,19 @@ class OnnxReader:
 
     def data(self, node: Any, index: int = 0) -> str:
         """The activation that an input names."""
-        name = self.name(self._input(node, index))
-        if name in self.gates:
-            raise FedtinyError(f"operator {called(node)}: a HardSigmoid is supported only as x * HardSigmoid(x)")
+        name = self._settled(self.name(self._input(node, index)))
         if name not in self.tensors:
             raise FedtinyError(f"operator {called(node)}: input {index} must not be a constant")
+        return name
+
+    def _settled(self, name: str) -> str:
+        """The same name, of a tensor that is there: a hard sigmoid that is read as such is clamped arithmetic."""
+        if name in self.gates:
+            source, slope, middle = self.gates.pop(name)
+            del self.alias[name]
+            sloped, constants = self._fresh(f"{name} sloped"), {"scale": np.array(slope), "shift": np.array(middle)}
+            self.pointwise(sloped, Op.AFFINE, source, constants=constants)
+            self.pointwise(name, Op.RELU, sloped, limits=(0.0, 1.0))
         return name
 
     def constant(self, node: Any, index: int) -> Array:
@@ -168,6 +176,9 @@ class OnnxReader:
             height, width, channels = self.tensors[source].shape
             if channels > 1 and height * width > 1:
                 self.order[output] = (height, width, channels)
+        elif len(before) > 1 and target[0] == before[0]:  # each channel's pixels stay in their order
+            shape = np.array(channels_last(target))
+            self.add(output, Op.RESHAPE, (source,), constants={"shape": shape}, rank=len(target))
         else:
             self._unflatten(output, self._flat(source), target)
 
@@ -192,7 +203,7 @@ class OnnxReader:
 
     def graph(self, source: str, output: str) -> Graph:
         """Everything read, as a checked value."""
-        output = self.name(output)
+        output = self._settled(self.name(output))
         if output not in self.tensors:
             raise FedtinyError(f"nothing writes the output {output}")
         output = self.ordered(output)

@@ -52,14 +52,18 @@ def _hard_swish(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
     reader.pointwise(str(node.output[0]), Op.HARD_SWISH, reader.data(node))
 
 
+def _tanh(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
+    reader.pointwise(str(node.output[0]), Op.TANH, reader.data(node))
+
+
 def _hard_sigmoid(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
-    """Only as x * HardSigmoid(x), which is how some exporters write a hard swish."""
-    alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    if abs(alpha - 1 / 6) > 1e-4 or abs(beta - 0.5) > 1e-6:
-        raise FedtinyError(f"operator {called(node)}: a HardSigmoid with alpha {alpha:g} and beta {beta:g}")
+    """Noted until something reads it: x * HardSigmoid(x) is how some exporters write a hard swish."""
+    slope, middle = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
+    if not (0.0 < slope <= 100.0 and abs(middle) <= 100.0):
+        raise FedtinyError(f"operator {called(node)}: a HardSigmoid with alpha {slope:g} and beta {middle:g}")
     source, output = reader.data(node), str(node.output[0])
     reader.same(node, output)
-    reader.gates[output] = source
+    reader.gates[output] = (source, slope, middle)
 
 
 def _sigmoid(reader: OnnxReader, node: Any, attributes: Attributes) -> None:
@@ -132,7 +136,8 @@ def _pair(reader: OnnxReader, node: Any, first: str, second: str) -> None:
     output = str(node.output[0])
     if node.op_type == "Mul":
         for gate, value in ((first, second), (second, first)):
-            if reader.gates.get(gate) == value:
+            source, slope, middle = reader.gates.get(gate, ("", 0.0, 0.0))
+            if source == value and abs(slope - 1 / 6) <= 1e-4 and abs(middle - 0.5) <= 1e-6:
                 reader.pointwise(output, Op.HARD_SWISH, value)
                 return
     if node.op_type not in ("Add", "Mul"):
@@ -327,6 +332,7 @@ SIMPLE: Mapping[str, Read] = {
     "Softmax": _softmax,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
+    "Tanh": _tanh,
     "Transpose": _transpose,
     "Unsqueeze": _squeeze,
     "Upsample": _resize,

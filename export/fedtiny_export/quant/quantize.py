@@ -24,7 +24,7 @@ from ..graph.fixed_point import (
     rescale_numbers,
 )
 from ..graph.ir import WEIGHTED, Array, Graph, Node, Op, Tensor
-from .scales import MOVES, SHARES, Ranges, choose_quants, odd_limits
+from .scales import MOVES, SHARES, SIGNED_SHARES, Ranges, choose_quants, odd_limits
 
 SUM_STEP = 128 * 128  # the largest product of an input and a weight
 MAX_CLASSES = 4095  # a softmax adds its powers with 12 integer bits
@@ -163,8 +163,10 @@ def _prove_softmax(node: Node, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _prove_logistic(node: Node, tensors: Mapping[str, Tensor]) -> None:
-    if tensors[node.output].quant != SHARES:
+    if node.op is Op.LOGISTIC and tensors[node.output].quant != SHARES:
         raise FedtinyError(f"operator {node.name}: a logistic must give steps of 1/256 from -128")
+    if node.op is Op.TANH and tensors[node.output].quant != SIGNED_SHARES:
+        raise FedtinyError(f"operator {node.name}: a tanh must give steps of 1/128 from 0")
     if logistic_numbers(node, tensors)[2] < 1:  # the runtimes do not agree there
         raise FedtinyError(f"operator {node.name}: one step of its input is over 8; is its range right?")
 
@@ -181,6 +183,9 @@ _PROOFS: Mapping[Op, Callable[[Node, Mapping[str, Tensor]], None]] = {
     Op.LEAKY_RELU: _prove_leaky_relu,
     Op.HARD_SWISH: _prove_hard_swish,
     Op.LOGISTIC: _prove_logistic,
+    Op.TANH: _prove_logistic,
+    Op.ADD_NUMBER: _prove_add,
+    Op.MUL_NUMBER: _prove_product,
     Op.SOFTMAX: _prove_softmax,
 }
 

@@ -18,7 +18,8 @@ from ..graph.ir import Graph, Node, Op, Quant, Tensor
 MIN_SPAN = 1e-12
 SHARES = Quant(1 / 256, -128)  # of softmax and logistic
 MOVES = frozenset({Op.MAX_POOL, Op.AVERAGE_POOL, Op.PAD, Op.CONCAT, Op.RESHAPE, Op.TRANSPOSE, Op.RESIZE})
-FIXED = frozenset({Op.SOFTMAX, Op.LOGISTIC})
+SIGNED_SHARES = Quant(1 / 128, 0)  # of tanh
+FIXED = {Op.SOFTMAX: SHARES, Op.LOGISTIC: SHARES, Op.TANH: SIGNED_SHARES}
 PLAIN_LIMITS = ((None, None), (0.0, None), (0.0, 6.0))  # .tflite has an activation for each
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -41,10 +42,10 @@ def odd_limits(node: Node) -> bool:
 
 @dataclass(slots=True)
 class _Groups:
-    """Tensors that share a scale, by union and find; `fixed` are the roots whose scale is SHARES."""
+    """Tensors that share a scale, by union and find; `fixed` are the roots that an operator gives its own."""
 
     parent: dict[str, str] = field(default_factory=dict)
-    fixed: set[str] = field(default_factory=set)
+    fixed: dict[str, Quant] = field(default_factory=dict)
 
     def root(self, name: str) -> str:
         path = []
@@ -61,7 +62,7 @@ class _Groups:
             return
         self.parent[second] = first
         if second in self.fixed:
-            self.fixed.add(first)
+            self.fixed[first] = self.fixed[second]
 
 
 def choose_quants(graph: Graph, ranges: Ranges) -> tuple[Graph, dict[str, Quant]]:
@@ -70,14 +71,15 @@ def choose_quants(graph: Graph, ranges: Ranges) -> tuple[Graph, dict[str, Quant]
     given = dict(ranges)
     for node in graph.nodes:
         if node.op in FIXED:
-            groups.fixed.add(node.output)
+            groups.fixed[node.output] = FIXED[node.op]
         if node.op in MOVES:
             inputs = []
             for name in node.inputs:
                 if node.op is Op.CONCAT and groups.root(name) in groups.fixed:
                     changed = _changed_steps(node, name, tensors)
                     nodes.append(changed)
-                    given[changed.output] = given.get(name, (0.0, 1.0))
+                    lowest = 0.0 if groups.fixed[groups.root(name)] == SHARES else -1.0
+                    given[changed.output] = given.get(name, (lowest, 1.0))
                     name = changed.output
                 inputs.append(name)
                 groups.join(name, node.output)
@@ -108,8 +110,7 @@ def _group_quants(graph: Graph, groups: _Groups, ranges: Ranges) -> dict[str, Qu
         if padded:
             ends[groups.root(node.inputs[0])].append(node.pad_value)
     found = {
-        root: SHARES if root in groups.fixed else activation_quant(min(values), max(values))
-        for root, values in ends.items()
+        root: groups.fixed.get(root) or activation_quant(min(values), max(values)) for root, values in ends.items()
     }
     return {name: found[groups.root(name)] for name in graph.tensors}
 

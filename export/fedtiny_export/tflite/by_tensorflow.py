@@ -18,8 +18,6 @@ from ..errors import FedtinyError, ToolMissingError
 from ..graph.ir import WEIGHTED, Graph, Node, Op, Tensor
 from .layers_out import same_pads
 
-Values = dict[str, Any]
-
 
 def convert(exact: Graph, coarse: Graph) -> bytes:
     """The float graph as an int8 .tflite file of TensorFlow's making, in the int8 graph's steps."""
@@ -155,6 +153,7 @@ _PLAIN: Mapping[Op, Callable[[Any, Node, list[Any], tuple[int, ...]], Any]] = {
     Op.LEAKY_RELU: lambda tf, node, inputs, shape: tf.nn.leaky_relu(inputs[0], node.settings["alpha"]),
     Op.HARD_SWISH: lambda tf, node, inputs, shape: inputs[0] * tf.nn.relu6(inputs[0] + 3.0) * (1.0 / 6.0),
     Op.LOGISTIC: lambda tf, node, inputs, shape: tf.sigmoid(inputs[0]),
+    Op.TANH: lambda tf, node, inputs, shape: tf.tanh(inputs[0]),
     Op.SOFTMAX: lambda tf, node, inputs, shape: tf.nn.softmax(inputs[0] * node.settings["beta"]),
     Op.REQUANTIZE: lambda tf, node, inputs, shape: inputs[0],
 }

@@ -231,7 +231,21 @@ def _unary(tables: Tables, node: Node) -> None:
     elif node.op is Op.HARD_SWISH:
         tables.emit("HARD_SWISH", inputs, output, schema.HardSwishOptionsT(), 1)
     else:
-        tables.emit("LOGISTIC", inputs, output)
+        tables.emit("TANH" if node.op is Op.TANH else "LOGISTIC", inputs, output)
+
+
+def _with_number(tables: Tables, node: Node) -> None:
+    steps, fused = int(node.settings["steps"]), _fused(tables, node)
+    zero_point = -128 if steps > 127 else 127 if steps < -128 else 0
+    number = tables.number(steps + zero_point, Quant(node.settings["scale"], zero_point))
+    inputs, output = [tables.activation(node.inputs[0]), number], tables.activation(node.output)
+    if node.op is Op.MUL_NUMBER:
+        tables.emit("MUL", inputs, output, schema.MulOptionsT(fusedActivationFunction=fused))
+    elif node.settings["sign"] == node.settings["number_sign"] == 1:
+        tables.emit("ADD", inputs, output, schema.AddOptionsT(fusedActivationFunction=fused, potScaleInt16=False))
+    else:
+        options = schema.SubOptionsT(fusedActivationFunction=fused, potScaleInt16=False)
+        tables.emit("SUB", inputs if node.settings["sign"] > 0 else inputs[::-1], output, options)
 
 
 WRITERS: Mapping[Op, Callable[[Tables, Node], None]] = {
@@ -253,5 +267,8 @@ WRITERS: Mapping[Op, Callable[[Tables, Node], None]] = {
     Op.LEAKY_RELU: _unary,
     Op.HARD_SWISH: _unary,
     Op.LOGISTIC: _unary,
+    Op.TANH: _unary,
     Op.SOFTMAX: _unary,
+    Op.ADD_NUMBER: _with_number,
+    Op.MUL_NUMBER: _with_number,
 }

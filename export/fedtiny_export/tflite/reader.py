@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import FedtinyError
-from ..graph.ir import Array, Graph, Node, Op, Quant, Tensor, output_shape
+from ..graph.ir import Array, Graph, Node, Op, Quant, Tensor, Window, output_shape
 from . import schema
 
 _TYPE_NAMES = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -54,6 +54,11 @@ class TfliteReader:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     written: dict[int, str] = field(default_factory=dict)
     float_input: int = -1
+    worked_out: dict[int, Array] = field(default_factory=dict)  # shapes and parts of them, which files compute
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # where the file leaves sides open
+    apart: dict[int, Window] = field(default_factory=dict)  # dealt out pixels: how far apart they were, how padded
+    held: dict[int, Operator] = field(default_factory=dict)  # convolutions of such pixels
+    repeated: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # tensor, side of it, how many times
 
     def enter(
         self,
@@ -88,7 +93,7 @@ class TfliteReader:
             raise FedtinyError(f"tensor {found.name} needs one scale and one zero point, has {found.scales.size}")
         lower = 128 if found.kind == UINT8 else 0
         quant = Quant(float(found.scales[0]), int(found.zero_points[0]) - lower)
-        return Tensor(found.name, found.shape[1:], quant)
+        return Tensor(found.name, self.shapes.get(index, found.shape[1:]), quant)
 
     def enter_input(self, index: int) -> str:
         """Begin with the file's input; a float one begins behind its QUANTIZE."""
@@ -107,6 +112,8 @@ class TfliteReader:
             found = self.tensor(index)
             what = "is a constant" if found.values is not None else "is not written before"
             raise FedtinyError(f"{operator.called}: its input {found.name} {what}")
+        if index in self.apart:
+            raise FedtinyError(f"{operator.called} reads what SPACE_TO_BATCH_ND gives: only one convolution may")
         if self.tensor(index).kind != INT8 and operator.kind not in ("QUANTIZE", "DEQUANTIZE"):
             raise FedtinyError(f"{operator.called} does not read int8: quantise the whole network to int8")
         return self.written[index]
@@ -114,9 +121,15 @@ class TfliteReader:
     def constant(self, operator: Operator, place: int, kind: Any = np.int32) -> Array:
         """The constant that an operator reads."""
         found = self.tensor(self.index(operator, place))
-        if found.values is None or found.values.dtype != kind:
+        values = self.worked_out.get(self.index(operator, place), found.values)
+        if values is None or values.dtype != kind:
             raise FedtinyError(f"{operator.called}: its input {found.name} must be a constant of {np.dtype(kind)}")
-        return found.values
+        return values
+
+    def is_constant(self, operator: Operator, place: int) -> bool:
+        """Whether an input is known before the network runs."""
+        index = self.index(operator, place)
+        return index in self.worked_out or self.tensor(index).values is not None
 
     def has(self, operator: Operator, place: int) -> bool:
         """Whether an optional input is given."""
@@ -147,7 +160,11 @@ class TfliteReader:
             raise FedtinyError(f"tensor {target.name} is written twice")
         made = Node(op, target.name, inputs, target.name, **fields)
         shape = output_shape(made, [self.tensors[name].shape for name in inputs])
+        if _left_open(target.shape, shape):
+            target = replace(target, shape=shape)
         if shape != target.shape:
+            if int(np.prod(shape)) != target.elements:
+                raise FedtinyError(f"{operator.called} gives {shape}, but the file says {target.shape}")
             inner = Tensor(f"{target.name} as made", shape, target.quant)
             self.tensors[inner.name] = inner
             self.nodes.append(Node(op, inner.name, inputs, inner.name, **fields))
@@ -165,6 +182,11 @@ class TfliteReader:
             self.nodes.append(Node(Op.RESHAPE, name, (source,), name, {"shape": np.array(shape)}))
         return name
 
+    def image(self, source: str) -> str:
+        """A signal as an image of one row; other tensors as they are."""
+        shape = self.tensors[source].shape
+        return self.view(source, (1, *shape)) if len(shape) == 2 else source
+
     def graph(self, source: str, output: int) -> Graph:
         """Everything read, as a checked value."""
         if self.float_input >= 0:
@@ -172,3 +194,8 @@ class TfliteReader:
         if not source or output not in self.written:
             raise FedtinyError("the input is not quantised, or nothing writes the output")
         return Graph(tuple(self.nodes), self.tensors, source, self.written[output])
+
+
+def _left_open(said: tuple[int, ...], made: tuple[int, ...]) -> bool:
+    """Whether a file's shape only leaves sides open: it has a 1 for each side that is known at run time alone."""
+    return len(said) == len(made) and said != made and all(a in (1, b) for a, b in zip(said, made, strict=True))

@@ -40,6 +40,8 @@ METHODS = {
     "RESHAPE": ("AddReshape", False),
     "RESIZE_NEAREST_NEIGHBOR": ("AddResizeNearestNeighbor", False),
     "SOFTMAX": ("AddSoftmax", True),
+    "SUB": ("AddSub", False),
+    "TANH": ("AddTanh", False),
     "TRANSPOSE": ("AddTranspose", False),
     OPERATOR: ("AddDecode", False),
 }

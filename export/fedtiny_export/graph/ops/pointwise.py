@@ -46,6 +46,23 @@ def mul_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
     return clamped(node, requantize(first * second, *mul_numbers(node, tensors)), tensors)
 
 
+def add_number_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """As add_int8 with one number for every second input, either of them negative where it is subtracted."""
+    (data,) = _centred(node, inputs, tensors)
+    numbers, settings = add_numbers(node, tensors), node.settings
+    number = requantize(np.array(int(settings["steps"]) << ADD_LEFT_SHIFT), *numbers.second)
+    total = int(settings["sign"]) * requantize(data << ADD_LEFT_SHIFT, *numbers.first)
+    total = total + int(settings["number_sign"]) * number
+    return clamped(node, requantize(total, *numbers.output), tensors)
+
+
+def mul_number_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """As mul_int8 with one number for every second input."""
+    (data,) = _centred(node, inputs, tensors)
+    product = data * int(node.settings["steps"])
+    return clamped(node, requantize(product, *mul_numbers(node, tensors)), tensors)
+
+
 def rescale_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
     """The same real numbers in the output's steps, clamped."""
     (data,) = _centred(node, inputs, tensors)
@@ -79,9 +96,9 @@ def hard_swish_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numb
     if exponent > 0:
         gate = gemmlowp.shift_left16(gate, exponent - 1)
     gate = gemmlowp.high_mul16(gate, numbers.gate[0])
-    gate = gemmlowp.shift_left16(gate, 1) if exponent > 0 else gemmlowp.shift_right(gate, -exponent)
+    gate = gemmlowp.shift_left16(gate, 1) if exponent > 0 else gemmlowp.shift_right16(gate, -exponent)
     product = gemmlowp.high_mul16((gate + (1 << 15)) >> 1, value, rounding=False)
-    return clamped(node, gemmlowp.shift_right(product, -numbers.output[1]), tensors)
+    return clamped(node, gemmlowp.shift_right16(product, -numbers.output[1]), tensors)
 
 
 def logistic_real(node: Node, inputs: list[Numbers]) -> Numbers:
@@ -96,6 +113,21 @@ def logistic_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Number
     inside = np.clip(data, 1 - radius, radius - 1)
     result = gemmlowp.logistic(requantize(inside, multiplier, shift), integer_bits=4)
     near = np.clip(gemmlowp.shift_right(result, 23) - 128, -128, 127)
+    return np.where(data <= -radius, -128, np.where(data >= radius, 127, near))
+
+
+def tanh_real(node: Node, inputs: list[Numbers]) -> Numbers:
+    """The hyperbolic tangent."""
+    return np.asarray(np.tanh(inputs[0]))
+
+
+def tanh_int8(node: Node, inputs: list[Numbers], tensors: Tensors) -> Numbers:
+    """In fixed point with 4 integer bits; beyond the radius the result is an end of the range."""
+    (data,) = _centred(node, inputs, tensors)
+    multiplier, shift, radius = logistic_numbers(node, tensors)
+    inside = np.clip(data, 1 - radius, radius - 1)
+    result = gemmlowp.tanh(requantize(inside, multiplier, shift), integer_bits=4)
+    near = np.clip(gemmlowp.shift_right(result, 24), -128, 127)
     return np.where(data <= -radius, -128, np.where(data >= radius, 127, near))
 
 
