@@ -31,6 +31,7 @@ from fedtiny_export.ftm.code_sizes import CodeSizes, table_cpu
 from fedtiny_export.ftm.cost import FEATURES, features
 from fedtiny_export.ftm.depth import ways
 from fedtiny_export.ftm.file import Ftm, write_ftm
+from fedtiny_export.ftm.sparse import SPARSE
 from fedtiny_export.graph.ir import Graph, Op
 from numpy.typing import NDArray
 from scipy.optimize import nnls
@@ -43,6 +44,7 @@ from networks import (  # noqa: E402
     every_operator,
     every_shape,
     one_way_each,
+    perceptron,
     residual,
     separable,
     streamed,
@@ -76,6 +78,7 @@ FILES = {
     "ft_conv_taps": "taps",
     "ft_conv_two": "two",
     "ft_conv_depthwise": "depthwise",
+    "ft_vector": "vector",
     "arch/ft_dot_plain": "taps",
     "arch/ft_dot_arm_dsp": "taps",
     "ft_add": "add",
@@ -103,8 +106,13 @@ LISTED = {
     "cells": 8.5,
     "constant": 2.5,
     "rescaled": 30.0,
-    "vector_dense": 6.0,
-    "vector_sparse": 12.0,
+    "vector_words": 24.0,
+    "vector_tails": 11.0,
+    "vector_blocks": 75.0,
+    "vector_channels": 33.0,
+    "vector_dense": 4.0,
+    "vector_sparse": 5.0,
+    "vector_lines": 75.0,
     "lines": 110.0,
     "line_rows": 12.0,
     "widened4": 2.2,
@@ -128,8 +136,12 @@ LISTED = {
     "operators": 150.0,
 }
 CLOSENESS = 0.1  # how much a coefficient's own relative error weighs beside that of a run
-# the inner loops of the dense kernels lie beside those of the sparse ones
-LOOPS = {"_2x4": "conv_dense", "_depthwise": "depthwise", "_of_two": "two"}
+# the inner loops of the dense kernels lie beside those of the sparse ones, what dense layers need beside the window
+LOOPS = {"_2x4": "conv_dense", "_depthwise": "depthwise", "_of_two": "two", "sums_vector": "vector"}
+LOOPS |= dict.fromkeys(
+    ("conv_check", "check_arrays", "groups_ok", "measure", "tap_words", "conv_begin", "conv_store", "vector_store"),
+    "channels",
+)
 
 
 def object_sections(compiler: list[str], source: Path) -> dict[str, int]:
@@ -145,7 +157,7 @@ def object_sections(compiler: list[str], source: Path) -> dict[str, int]:
 
 def parts(compiler: list[str]) -> dict[str, int]:
     """Bytes by part."""
-    found = dict.fromkeys(FILES.values(), 0)
+    found = dict.fromkeys((*FILES.values(), *LOOPS.values()), 0)
     for stem, part in FILES.items():
         for name, size in object_sections(compiler, ROOT / "firmware" / "src" / f"{stem}.c").items():
             owner = next((owner for mark, owner in LOOPS.items() if mark in name), part)
@@ -196,6 +208,9 @@ def networks() -> list[tuple[Graph, Kernel | None]]:
     for seed, (side, width) in enumerate(((12, 8), (20, 16), (33, 5))):
         cases += [(separable(seed, (side, side, 3), width), forced) for forced in (Kernel.DEPTHWISE, Kernel.CONV_RICE)]
     cases += [(every_operator(seed, side), Kernel.CONV_DENSE) for seed, side in enumerate((8, 12, 21))]
+    for seed, widths in enumerate(((640, 128, 8, 640), (37, 50, 10), (64, 12), (6, 90, 90, 3))):
+        cases += [(perceptron(seed, widths), kernel) for kernel in (Kernel.VECTOR, Kernel.CONV_DENSE)]
+        cases += [(perceptron(seed, widths, 0.1), kernel) for kernel in SPARSE]
     return cases
 
 
@@ -212,7 +227,8 @@ def few_networks() -> list[tuple[Graph, Kernel | None]]:
     """Every path through the kernels, each encoding and several at once, small enough for the smallest board."""
     graphs = (every_shape(), streamed(6, 0.3, (14, 13, 3)))
     mixed = (residual(1, 0.3), residual(5, 0.6, 0.4, (12, 12, 4), (8, 12)), separable(0), every_operator(0))
-    return [(graph, kernel) for graph in graphs for kernel in CONV_KERNELS] + [(graph, None) for graph in mixed]
+    cases = [(graph, kernel) for graph in graphs for kernel in CONV_KERNELS] + [(graph, None) for graph in mixed]
+    return [*cases, (perceptron(0, (19, 10, 6, 3)), Kernel.VECTOR)]
 
 
 Depth = tuple[frozenset[str], int]

@@ -1,9 +1,9 @@
 """What reference models take on every emulated processor, guarded: benchmarks/footprint.json is committed, and a test
 fails where code, model, arena, stack or instructions have grown by more than 1 % since.
 
-Models are int8 files in benchmarks/models/, and MLPerf Tiny's image classification network with random weights, whose
-cost depends on their number and not on their values. Beside them stand TensorFlow Lite Micro's own figures where they
-are known (benchmarks/incumbent.json, which says where they come from).
+Models are int8 files in benchmarks/models/, and two of MLPerf Tiny's networks (image classification and anomaly
+detection) with random weights, whose cost depends on their number and not on their values. Beside them stand TensorFlow
+Lite Micro's own figures where they are known (benchmarks/incumbent.json, which says where they come from).
 
     python benchmarks/footprint.py [MODEL ...]    # measures, prints, and renews the committed rows
     python benchmarks/footprint.py --check        # exits 1 if something has grown by more than 1 %
@@ -26,7 +26,7 @@ from fedtiny_export.tflite.read import read_tflite
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
-from networks import ic01  # noqa: E402
+from networks import ad01, ic01  # noqa: E402
 from projects import built_and_run  # noqa: E402
 
 TABLE = HERE / "footprint.json"
@@ -36,7 +36,13 @@ BOARDS = tuple(device.id for device in all_devices() if device.emulator)
 FIGURES = ("code", "model", "arena", "stack", "instructions")
 GROWTH = 0.01
 # Networks with random weights, by density; each stands beside the incumbent's row of the same architecture.
-RANDOM = {"ic01-random-100": 1.0, "ic01-random-10": 0.1, "ic01-random-1": 0.01}
+RANDOM = {
+    "ic01-random-100": (ic01, 1.0),
+    "ic01-random-10": (ic01, 0.1),
+    "ic01-random-1": (ic01, 0.01),
+    "ad01-random-100": (ad01, 1.0),
+    "ad01-random-10": (ad01, 0.1),
+}
 
 Row = dict[str, int]
 
@@ -50,7 +56,8 @@ def models() -> dict[str, tuple[str, ...]]:
 def load_model(name: str) -> Graph:
     """The int8 network as the exporter hands it to the runtime."""
     if name in RANDOM:
-        return ic01(RANDOM[name])
+        network, density = RANDOM[name]
+        return network(density)
     return reduce_graph(read_tflite(HERE / "models" / f"{name}.tflite"))
 
 

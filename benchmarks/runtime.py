@@ -1,11 +1,11 @@
-"""MLPerf Tiny's networks on the emulated Cortex-M4, image classification at several densities, beside TFLite Micro.
+"""MLPerf Tiny's networks on the emulated Cortex-M4, some of them at several densities, beside TFLite Micro.
 
 Weights are random (the first convolution is dense) unless a file is named: what is measured does not depend on their
 values, but accuracy is no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are
 the same at every density, because it stores and multiplies zeros. Cycles are a model's, never measured: instructions
 as counted, each at the cost that firmware/boards/qemu/count.c gives, memory without wait states.
 
-    python benchmarks/runtime.py [--out result.json] [DENSITY | DENSITYx2 | ds-cnn | FILE.tflite ...]
+    python benchmarks/runtime.py [--out result.json] [DENSITY | DENSITYx2 | ds-cnn | ad01-DENSITY | FILE.tflite ...]
 
 0.1x2 has pairs of input channels that were pruned together, as fedtiny-train --prune-block 2 does.
 """
@@ -21,15 +21,17 @@ from fedtiny_export.graph.ir import Graph
 from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.tflite.read import read_tflite
 from footprint import FIGURES, MAIN_BOARD, measure_row, read_incumbent  # makes the next line find its file
-from networks import dscnn, ic01
+from networks import ad01, dscnn, ic01
 
 
 def network(name: str) -> Graph:
-    """A density of the image classification network, in blocks or not, ds-cnn, or a file."""
+    """A density of the image classification network, in blocks or not, or of the autoencoder, ds-cnn, or a file."""
     if name.endswith(".tflite"):
         return reduce_graph(read_tflite(Path(name)))
     if name == "ds-cnn":
         return dscnn()
+    if name.startswith("ad01-"):
+        return ad01(float(name.removeprefix("ad01-")))
     density, _, block = name.partition("x")
     return ic01(float(density), block=int(block or 1))
 
@@ -37,7 +39,7 @@ def network(name: str) -> Graph:
 def main() -> None:
     """Measure each network; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=["1", "0.1", "0.05", "0.01", "ds-cnn"])
+    parser.add_argument("networks", nargs="*", default=["1", "0.1", "0.05", "0.01", "ds-cnn", "ad01-1", "ad01-0.1"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = load_device(MAIN_BOARD)

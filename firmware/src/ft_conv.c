@@ -1,12 +1,19 @@
 /* The part of a convolution that does not depend on how its weights are packed. */
 #include "ft_conv.h"
 
+static int is_vector(const ft_context_t *context, const ft_conv_t *conv) {
+    const ft_tensor_t *in = &context->input, *out = &context->output;
+    return in->height == 1u && in->width == 1u && out->height == 1u && out->width == 1u && conv->kernel_height == 1u &&
+           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u && conv->groups == 1u;
+}
+
 /* Sizes of the window; 0 if it cannot be this large. */
 static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     const ft_conv_t *conv = &state->conv;
     uint32_t stride = conv->stride_width, reach = (conv->kernel_width - 1u) * conv->dilation_width;
     state->context = context;
-    uint32_t block = ft_is_vector(state) ? 1u : context->output.width < 8u ? 8u : context->output.width;
+    state->is_vector = is_vector(context, conv);
+    uint32_t block = context->output.width < 8u ? 8u : context->output.width;
     state->fan = context->input.channels / conv->groups;
     state->weights = (uint32_t)conv->kernel_height * conv->kernel_width * state->fan;
     state->pairs = (context->input.channels + 1u) / 2u;
@@ -16,9 +23,7 @@ static uint64_t measure(const ft_context_t *context, ft_conv_state_t *state) {
     state->tall = (conv->kernel_height - 1u) * conv->dilation_height + 1u;
     state->plane = state->phases * state->positions;
     if (state->phases > state->last + 1u) state->plane -= state->phases - state->last - 1u;
-    state->most = 0;
-    if (conv->act_min == -128 && conv->act_max == 127 && state->weights < 1u << 16)
-        state->most = (1 << 30) - (int32_t)state->weights * 16384;
+    state->most = ft_quick_bias(conv, state->weights);
     uint64_t row = (uint64_t)state->pairs * state->plane;
     if (row > UINT32_MAX) return 0u;
     state->row = (uint32_t)row;
@@ -31,7 +36,7 @@ static uint32_t tap_words(const ft_conv_state_t *state, ft_conv_kind_t kind) {
     uint32_t cells = (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
     if (kind == FT_CONV_SPARSE) return cells + 2u * (state->conv.max_taps + 1u);
     if (kind == FT_CONV_DEPTHWISE) return FT_DEPTHWISE_STEP * multiple(cells, FT_DEPTHWISE_TAPS);
-    return ft_is_vector(state) ? 0u : FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
+    return FT_DENSE_STEP * multiple(cells * state->pairs, FT_DENSE_TAPS);
 }
 
 /* No input can make a sum leave 32 bits, shifted left or not: the bias keeps a distance of 128 * 128 a weight. */
@@ -78,10 +83,9 @@ ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, f
     uint64_t fan_in = (uint64_t)conv->kernel_height * conv->kernel_width * in->channels;
     if (fan_in * out->channels >= (1u << 30) || (kind == FT_CONV_SPARSE && fan_in >= (1u << 24))) return FT_ERROR_FORMAT;
     uint64_t window = measure(context, state), taps = tap_words(state, kind);
-    if (ft_is_vector(state)) window = 0u;
-    else if (window == 0u) return FT_ERROR_FORMAT;
-    if (window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
-    if (context->op.streamed && (ft_is_vector(state) || out->rows != conv->rows)) return FT_ERROR_FORMAT;
+    if (state->is_vector ? kind == FT_CONV_DEPTHWISE : window == 0u) return FT_ERROR_FORMAT;
+    if (!state->is_vector && window + taps > context->op.scratch_bytes / 4u) return FT_ERROR_FORMAT;
+    if (context->op.streamed && (state->is_vector || out->rows != conv->rows)) return FT_ERROR_FORMAT;
     return check_arrays(context, conv, state->weights);
 }
 
@@ -183,21 +187,26 @@ static void advance(ft_context_t *context, const ft_conv_state_t *state, uint32_
     else context->filled = next;
 }
 
-void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass) {
+void ft_conv_run(ft_context_t *context, const ft_conv_way_t *way) {
     ft_conv_state_t state;
     ft_read(context->model, context->op.params, &state.conv, FT_CONV_BYTES);
     (void)measure(context, &state);
+    if (state.is_vector) {
+        way->vector(&state);
+        context->row++;
+        return;
+    }
     state.taps = (uint32_t *)(void *)(context->model->arena + context->op.scratch);
-    state.window = state.taps + tap_words(&state, kind);
+    state.window = state.taps + tap_words(&state, way->kind);
     uint32_t left = context->output.height - context->row, top = context->row * state.conv.stride_height;
     state.height = left < state.conv.rows ? left : state.conv.rows;
     state.out = ft_row(context, &context->output, context->row);
     uint32_t end = top + (state.height - 1u) * state.conv.stride_height + state.tall;
-    if (begin != NULL && context->filled == 0u) begin(&state);
-    if (!ft_is_vector(&state) && !fill(context, &state, top, end)) return;
-    pass(&state);
+    if (context->filled == 0u) way->begin(&state);
+    if (!fill(context, &state, top, end)) return;
+    way->pass(&state);
     context->row += state.height;
-    if (!ft_is_vector(&state) && state.height < left) advance(context, &state, top, state.height * state.conv.stride_height);
+    if (state.height < left) advance(context, &state, top, state.height * state.conv.stride_height);
 }
 
 void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_channel_t *to) {
@@ -215,4 +224,14 @@ FT_HOT void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t 
     int32_t zero_point = state->context->output.zero_point, low = state->conv.act_min, high = state->conv.act_max;
     for (const int32_t *end = sums + count; sums < end; out += pitch)
         *out = ft_finish(ft_rescale(*sums++, &scale), zero_point, low, high);
+}
+
+FT_HOT void ft_vector_store(const ft_conv_state_t *state, uint32_t channel, int32_t sum) {
+    ft_conv_channel_t numbers;
+    int8_t *out = ft_data(state->context, &state->context->output) + channel;
+    ft_conv_begin(state, channel, &numbers);
+    sum += numbers.bias;
+    /* in plain C the quick way is hardly quicker for one number */
+    if (FT_ARCH_ARM_DSP && numbers.is_quick) *out = (int8_t)ft_saturate(ft_quick_rescale(sum, &numbers.quick));
+    else ft_conv_store(state, &numbers, &sum, 1u, out, 1u);
 }

@@ -29,6 +29,7 @@ typedef struct ft_conv_state {
     ft_conv_t conv;
     uint32_t fan;       /* input channels that one output channel reads */
     uint32_t weights;   /* of one output channel */
+    int is_vector;      /* a dense layer: one pixel in, one pixel out; it reads its input in place and has no scratch */
     uint32_t pairs;     /* channel pairs of the input */
     uint32_t positions; /* of the first column phase; those after `last` have one less */
     uint32_t last;
@@ -45,24 +46,27 @@ typedef struct ft_conv_state {
     ft_sweep_t sweep;
 } ft_conv_state_t;
 
-typedef void (*ft_conv_pass_fn)(ft_conv_state_t *state);
-
 /* How weights lie in scratch: see tap_words in ft_conv.c. */
 typedef enum ft_conv_kind { FT_CONV_DENSE, FT_CONV_SPARSE, FT_CONV_DEPTHWISE } ft_conv_kind_t;
 
 /* Check everything but the weight stream. */
 ft_status_t ft_conv_check(const ft_context_t *context, ft_conv_state_t *state, ft_conv_kind_t kind);
 
-/* Take in the rows that are there, and run `pass` if they are enough for the next output rows; `begin`, if any, runs
- * before the first. */
-void ft_conv_run(ft_context_t *context, ft_conv_kind_t kind, ft_conv_pass_fn begin, ft_conv_pass_fn pass);
+/* What a kernel does: `begin` before the first output rows, `pass` for some of them; `vector` is all of a dense layer. */
+typedef struct ft_conv_way {
+    ft_conv_kind_t kind;
+    void (*begin)(ft_conv_state_t *state);
+    void (*pass)(ft_conv_state_t *state);
+    void (*vector)(ft_conv_state_t *state);
+} ft_conv_way_t;
 
-/* A dense layer: one pixel in, one pixel out. It reads its input in place. */
-static inline int ft_is_vector(const ft_conv_state_t *state) {
-    const ft_tensor_t *in = &state->context->input, *out = &state->context->output;
-    const ft_conv_t *conv = &state->conv;
-    return in->height == 1u && in->width == 1u && out->height == 1u && out->width == 1u && conv->kernel_height == 1u &&
-           conv->kernel_width == 1u && conv->pad_top == 0u && conv->pad_left == 0u && conv->groups == 1u;
+/* Take in the rows that are there, and make the next output rows if they are enough for them. */
+void ft_conv_run(ft_context_t *context, const ft_conv_way_t *way);
+
+/* Biases that are quick are nearer to 0, so that sums stay below 2^30. */
+static inline int32_t ft_quick_bias(const ft_conv_t *conv, uint32_t weights) {
+    if (conv->act_min != -128 || conv->act_max != 127 || weights >= 1u << 16) return 0;
+    return (1 << 30) - (int32_t)weights * 16384;
 }
 
 /* A column of the padded input: `start + position` words into a plane. */
@@ -119,6 +123,9 @@ void ft_conv_begin(const ft_conv_state_t *state, uint32_t channel, ft_conv_chann
 void ft_conv_store(const ft_conv_state_t *state, const ft_conv_channel_t *channel, const int32_t *sums, uint32_t count,
                    int8_t *out, uint32_t pitch);
 
+/* The same of a dense layer's output channel, whose sum lacks its bias. */
+void ft_vector_store(const ft_conv_state_t *state, uint32_t channel, int32_t sum);
+
 /* Of the sparse kernels: what runs before the first pass. */
 void ft_conv_cells(ft_conv_state_t *state);
 
@@ -139,14 +146,14 @@ static inline uint32_t *ft_first_tap(const ft_conv_state_t *state) {
     return state->taps + (uint32_t)state->conv.kernel_height * state->conv.kernel_width;
 }
 
-/* The first non-zero weight of the layer has `position` zeros before it. */
-static inline ft_taps_t ft_taps(ft_conv_state_t *state, uint32_t position) {
+/* Where the layer begins. */
+static inline ft_taps_t ft_taps(ft_conv_state_t *state) {
     ft_sweep_t *sweep = &state->sweep;
     sweep->taps = ft_first_tap(state);
     sweep->pitch = state->context->output.channels;
     sweep->step = 4u * state->conv.stride_height * state->row;
     uint32_t fan = state->fan;
-    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, position + fan, fan, fan, state->plane, 0u};
+    ft_taps_t taps = {NULL, NULL, ft_first_tap(state), 0u, fan, fan, fan, state->plane, 0u};
     return taps;
 }
 

@@ -15,9 +15,7 @@ static uint32_t *taps_end(const ft_conv_state_t *state) {
 }
 
 /* Where each tap finds its input is the same for all channels and passes: written once. */
-static void begin(ft_conv_state_t *state) {
-    if (!ft_is_vector(state)) ft_conv_steps(state, FT_DENSE_STEP, state->pairs, taps_end(state));
-}
+static void begin(ft_conv_state_t *state) { ft_conv_steps(state, FT_DENSE_STEP, state->pairs, taps_end(state)); }
 
 /* Put a channel's weights, which start at byte `at`, into the taps as pairs. */
 FT_HOT static void load_weights(const ft_conv_state_t *state, const uint32_t *weights, uint32_t at, uint32_t *to) {
@@ -35,16 +33,15 @@ FT_HOT static void load_weights(const ft_conv_state_t *state, const uint32_t *we
     }
 }
 
-/* A dense layer reads each weight once: nothing is worth preparing. */
-FT_HOT static void vector(const ft_conv_state_t *state, const uint32_t *weights) {
+/* The small way for a network that has convolutions as well; ft_vector.c is the fast one. */
+FT_HOT static void vector(ft_conv_state_t *state) {
     const int8_t *in = ft_data(state->context, &state->context->input);
+    const uint32_t *weights = ft_words_at(state->context->model, state->conv.weights);
     uint32_t channels = state->context->output.channels, count = state->weights, at = 0;
-    ft_conv_channel_t to;
     for (uint32_t channel = 0; channel < channels; channel++) {
-        ft_conv_begin(state, channel, &to);
-        int32_t sum = to.bias;
+        int32_t sum = 0;
         for (uint32_t i = 0; i < count; i++) sum += (int8_t)ft_byte(weights, at++) * in[i];
-        ft_conv_store(state, &to, &sum, 1u, state->out + channel, 1u);
+        ft_vector_store(state, channel, sum);
     }
 }
 
@@ -52,10 +49,6 @@ static void pass(ft_conv_state_t *state) {
     static const ft_loops_t loops = {ft_sums_2x4, ft_outputs_2x4};
     const uint32_t *weights = ft_words_at(state->context->model, state->conv.weights);
     uint32_t channels = state->context->output.channels;
-    if (ft_is_vector(state)) {
-        vector(state, weights);
-        return;
-    }
     for (uint32_t channel = 0; channel < channels; channel += 2u) {
         uint32_t count = channel + 1u < channels ? 2u : 1u;
         for (uint32_t i = 0; i < 2u; i++)
@@ -64,6 +57,8 @@ static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_DENSE, begin, pass); }
+static const ft_conv_way_t way = {FT_CONV_DENSE, begin, pass, vector};
+
+static void run(ft_context_t *context) { ft_conv_run(context, &way); }
 
 const ft_kernel_t ft_kernel_conv_dense = {check, run};

@@ -41,6 +41,8 @@ static void pass(ft_conv_state_t *state) {
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_DEPTHWISE, begin, pass); }
+static const ft_conv_way_t way = {FT_CONV_DEPTHWISE, begin, pass, NULL};
+
+static void run(ft_context_t *context) { ft_conv_run(context, &way); }
 
 const ft_kernel_t ft_kernel_depthwise = {check, run};

@@ -76,19 +76,37 @@ static ft_status_t check(const ft_context_t *context) {
 
 FT_HOT static void pass(ft_conv_state_t *state) {
     rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u};
-    uint32_t channels = state->context->output.channels, position = 0;
+    uint32_t channels = state->context->output.channels, channel = 0;
     stream.low = ft_byte(stream.words, 0u);
-    int32_t value = next_gap(&stream, &position);
-    ft_taps_t taps = ft_taps(state, position);
-    for (uint32_t channel = 0; channel < channels; channel++) {
-        for (ft_begin_taps(state, channel, &taps); ft_find_cell(&taps); taps.channel++) {
-            ft_put_tap(&taps, value);
-            value = next_gap(&stream, &taps.channel);
+    ft_taps_t taps = ft_taps(state);
+    for (ft_begin_taps(state, channel, &taps);; taps.channel++) {
+        int32_t value = next_gap(&stream, &taps.channel);
+        while (FT_RARELY(!ft_find_cell(&taps))) {
+            ft_conv_taps(state, channel, taps.to);
+            if (++channel == channels) return;
+            ft_begin_taps(state, channel, &taps);
         }
-        ft_conv_taps(state, channel, taps.to);
+        ft_put_tap(&taps, value);
     }
 }
 
-static void run(ft_context_t *context) { ft_conv_run(context, FT_CONV_SPARSE, ft_conv_cells, pass); }
+FT_HOT static void vector(ft_conv_state_t *state) {
+    rice_stream_t stream = {ft_words_at(state->context->model, state->conv.weights), 8u, 0u};
+    const int8_t *in = ft_data(state->context, &state->context->input);
+    uint32_t channels = state->context->output.channels, weights = state->weights, position = 0, channel = 0;
+    stream.low = ft_byte(stream.words, 0u);
+    for (int32_t sum = 0;;) {
+        int32_t value = next_gap(&stream, &position);
+        for (; FT_RARELY(position >= weights); position -= weights, sum = 0) {
+            ft_vector_store(state, channel, sum);
+            if (++channel == channels) return;
+        }
+        sum += value * in[position++];
+    }
+}
+
+static const ft_conv_way_t way = {FT_CONV_SPARSE, ft_conv_cells, pass, vector};
+
+static void run(ft_context_t *context) { ft_conv_run(context, &way); }
 
 const ft_kernel_t ft_kernel_conv_rice = {check, run};

@@ -1,7 +1,6 @@
 /* Computing one output channel from its non-zero weights, however they were stored.
  *
- * The scratch holds where each cell (row and column of the kernel) begins in the window, then the channel's taps. A
- * dense layer has no window: its taps step through pairs of inputs. */
+ * The scratch holds where each cell (row and column of the kernel) begins in the window, then the channel's taps. */
 #include "ft_conv.h"
 
 void ft_conv_cells(ft_conv_state_t *state) {
@@ -16,19 +15,6 @@ void ft_conv_cells(ft_conv_state_t *state) {
 /* Halve the weights of all taps. */
 static void halve(uint32_t *tap, const uint32_t *end) {
     for (; tap < end; tap += 2) tap[1] = ft_pair((int16_t)tap[1] / 2, (int16_t)(tap[1] >> 16) / 2);
-}
-
-static void vector(const ft_conv_state_t *state, const uint32_t *end, int8_t *out) {
-    const int8_t *in = ft_data(state->context, &state->context->input);
-    const ft_conv_channel_t *numbers = &state->numbers;
-    int32_t sum = numbers->bias;
-    uint32_t at = 0;
-    for (const uint32_t *tap = ft_first_tap(state); tap < end; tap += 2, at += FT_SPARSE_MOVES) {
-        at += tap[0];
-        if ((tap[1] & 0xFFFFu) != 0u) sum += (int16_t)tap[1] * in[2u * at];
-        if (tap[1] >> 16 != 0u) sum += (int16_t)(tap[1] >> 16) * in[2u * at + 1u];
-    }
-    ft_conv_store(state, numbers, &sum, 1u, out, 1u);
 }
 
 /* A channel without weights has one output everywhere. */
@@ -78,9 +64,7 @@ FT_HOT void ft_conv_taps(ft_conv_state_t *state, uint32_t channel, uint32_t *end
     int32_t bias = is_swept ? 2 * numbers->bias : numbers->bias;
     for (uint32_t i = 0; i < 8u; i++) state->sweep.bias[i] = bias;
     if (!is_swept) halve(first, end);
-    if (ft_is_vector(state)) {
-        vector(state, end, out);
-    } else if (taps == 0u) {
+    if (taps == 0u) {
         constant(state, out);
     } else {
         end[0] = end[1] = 0u;

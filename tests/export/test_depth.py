@@ -23,10 +23,7 @@ def conv(width: int = 8, channels: int = 8, density: float = 1.0) -> Graph:
 
 
 def clamped(graph: Graph) -> Graph:
-    """The same, but the outputs take a part of int8 only."""
-    (node,) = graph.nodes
-    scale = graph.tensors[node.output].quant.scale
-    return replace(graph, nodes=(replace(node, low=-20 * scale, high=20 * scale),))
+    return networks.clamped(graph, graph.output)
 
 
 def depthwise(times: int, width: int = 8, channels: int = 6) -> Graph:

@@ -6,6 +6,7 @@ import networks
 import numpy as np
 import oracles
 import pytest
+from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.file import read_weights, write_ftm
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.fixed_point import quantize_multiplier, requantize
@@ -70,11 +71,57 @@ def test_a_dense_layer_reads_an_image_flat(host_runtime):
     agree(graph, host_runtime)
 
 
+def only(kernel: Kernel) -> dict[Kernel, int]:
+    """Code sizes with which every layer that can takes a kernel."""
+    return {other: 0 if other is kernel else 10**9 for other in Kernel}
+
+
+WIDTHS = [(12, 9, 4), (37, 50, 10), (8, 3), (5, 1), (7, 2, 65, 7), (640, 128, 8, 640), (700, 2)]
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_dense_layers_of_every_size_agree_in_every_encoding(widths, host_runtime):
+    for density in (1.0, 0.2):
+        graph = networks.perceptron(len(widths), widths, density)
+        inputs = samples(graph, 40)
+        expected = reference.run(graph, inputs)
+        assert np.array_equal(oracles.tflite_micro(write_tflite(graph), inputs), expected.reshape(40, -1))
+        for kernel in (Kernel.VECTOR, *networks.CONV_KERNELS):
+            written = write_ftm(graph, only(kernel))
+            assert written.kernels == (kernel,)
+            assert host_runtime.run(written.data, inputs)[2] == expected.tobytes(), kernel
+
+
+def test_dense_layers_that_clamp_agree_in_every_encoding(host_runtime):
+    for seed in range(4):
+        graph = networks.every_vector(seed, 0.5)
+        inputs = samples(graph, 40)
+        expected = reference.run(graph, inputs)
+        assert len(np.unique(expected)) > 15
+        for kernel in (Kernel.VECTOR, *networks.CONV_KERNELS):
+            assert host_runtime.run(write_ftm(graph, only(kernel)).data, inputs)[2] == expected.tobytes(), kernel
+
+
+def test_a_dense_layer_of_the_largest_products(host_runtime):
+    """Nine times -128 * -128 is 147,456, and the bias -147,392; half of the difference of 64 is 32."""
+    constants = {
+        "weight": np.full((5, 9), -128, np.int8),
+        "weight_scale": np.ones(5, np.float32),
+        "bias": np.full(5, -147_392, np.int32),
+    }
+    tensors = {"input": Tensor("input", (1, 1, 9), Quant(1.0, 0)), "y": Tensor("y", (5,), Quant(2.0, 0))}
+    graph = Graph((Node(Op.DENSE, "y", ("input",), "y", constants),), tensors, "input", "y")
+    inputs = np.full((1, 1, 1, 9), -128, np.int8)
+    for kernel in (Kernel.VECTOR, *networks.CONV_KERNELS):
+        assert host_runtime.run(write_ftm(graph, only(kernel)).data, inputs)[2] == bytes([32] * 5), kernel
+
+
 def test_flash_that_allows_only_word_loads_gives_the_same_bytes(host_runtime):
-    for density in (1.0, 0.3, 0.05):
-        graph = residual(3, density)
+    cases = [(residual(3, density), {}) for density in (1.0, 0.3, 0.05)]
+    vectors = (networks.every_vector(), networks.perceptron(1, (640, 12, 5)))
+    for graph, code in [*cases, *((graph, only(Kernel.VECTOR)) for graph in vectors)]:
         inputs = samples(graph, 20)
-        model = write_ftm(graph, {}).data
+        model = write_ftm(graph, code).data
         words_only = host_runtime.run(model, inputs, "-DFT_MODEL_WORDS_ONLY=1")
         assert words_only == host_runtime.run(model, inputs)
 

@@ -11,7 +11,7 @@ import pytest
 from fedtiny_export.ftm import abi
 from fedtiny_export.ftm.abi import Kernel, Status
 from fedtiny_export.ftm.file import write_ftm
-from networks import Builder, residual, samples, streamed
+from networks import Builder, perceptron, residual, samples, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +111,45 @@ def test_rows_that_do_not_fit_are_refused(change, host_runtime):
     model, inputs = _model()
     assert host_runtime.run(model, inputs)[0] == 0
     assert host_runtime.run(seal(change(model)), inputs)[0] == Status.ERROR_FORMAT
+
+
+def _kernel(data: bytes, kernel: Kernel) -> bytes:
+    """The first operator under another kernel."""
+    offset, code = _field(abi.HEADER, "kernels")
+    kernels = abi.HEADER.unpack(data, 0)["kernels"] | 1 << kernel
+    return _patched(_patched(data, offset, code, kernels), *_at(data, "ops", 0, abi.OP, "kernel"), kernel)
+
+
+def _one_layer(kernel: Kernel, channels: int = 8) -> tuple[bytes, np.ndarray]:
+    graph = perceptron(0, (channels, 6))
+    return write_ftm(graph, {other: 0 if other is kernel else 10**9 for other in Kernel}).data, samples(graph, 1)
+
+
+def test_the_kernel_of_dense_layers_refuses_what_is_none(host_runtime):
+    builder = Builder((1, 1, 8), 0)
+    builder.conv(6, 3)
+    graph = builder.int8()
+    model, inputs = write_ftm(graph, {}).data, samples(graph, 1)
+    assert host_runtime.run(model, inputs)[0] == 0
+    assert host_runtime.run(seal(_kernel(model, Kernel.VECTOR)), inputs)[0] == Status.ERROR_FORMAT
+    model, inputs = _one_layer(Kernel.CONV_DENSE)
+    assert host_runtime.run(seal(_kernel(model, Kernel.VECTOR)), inputs)[0] == 0
+
+
+def test_a_dense_layer_with_a_weight_too_few_is_refused(host_runtime):
+    for kernel in (Kernel.VECTOR, Kernel.CONV_DENSE):
+        model, inputs = _one_layer(kernel)
+        assert host_runtime.run(model, inputs)[0] == 0
+        assert abi.CONV.unpack(model, _conv(model, 0, "kernel_height")[0])["weight_bytes"] == 48
+        short = seal(_patched(model, *_conv(model, 0, "weight_bytes"), 44))
+        assert host_runtime.run(short, inputs)[0] == Status.ERROR_FORMAT
+
+
+def test_a_dense_layer_of_one_input_is_not_depthwise(host_runtime):
+    """It has one group as well, but no window, which a depthwise kernel would read."""
+    model, inputs = _one_layer(Kernel.CONV_DENSE, 1)
+    assert host_runtime.run(model, inputs)[0] == 0
+    assert host_runtime.run(seal(_kernel(model, Kernel.DEPTHWISE)), inputs)[0] == Status.ERROR_FORMAT
 
 
 def _streamed_model() -> tuple[bytes, np.ndarray]:

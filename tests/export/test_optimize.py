@@ -10,12 +10,12 @@ import pytest
 from fedtiny_export.ftm import sparse
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.code_sizes import load_code_sizes
-from fedtiny_export.ftm.cost import planned_instructions
+from fedtiny_export.ftm.cost import features, planned_instructions
 from fedtiny_export.ftm.file import write_ftm
 from fedtiny_export.ftm.optimize import Aim, break_even, expected_bytes, faster, instructions_by_kernel
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.ir import WEIGHTED
-from networks import residual, samples
+from networks import Builder, every_shape, perceptron, residual, samples
 
 M4 = load_code_sizes("cortex-m4")
 CODE = M4.kernel_bytes()
@@ -60,6 +60,46 @@ def test_speed_stays_within_the_room():
     part = faster(graph, small, CODE, Aim.SPEED, most - 1)
     assert linked(part) - linked(small) < most
     assert instructions(part) < instructions(small)
+
+
+def test_a_network_of_dense_layers_links_no_convolution():
+    assert write_ftm(perceptron(0, (64, 32, 10)), CODE).kernels == (Kernel.VECTOR,)
+    assert CODE[Kernel.VECTOR] < CODE[Kernel.CONV_DENSE]
+    assert Kernel.VECTOR not in write_ftm(every_shape(), CODE).kernels, "where one is linked, it does dense layers too"
+
+
+def test_speed_takes_the_faster_kernel_for_a_dense_layer_behind_convolutions():
+    builder = Builder((8, 8, 4), 0)
+    builder.conv(8)
+    builder.dense(40)
+    graph = builder.int8()
+    small = write_ftm(graph, CODE)
+    assert small.kernels == (Kernel.CONV_DENSE,)
+    quick = faster(graph, small, CODE, Aim.SPEED, 1 << 20)
+    assert quick.packed["t1"].kernel is Kernel.VECTOR
+    assert len(quick.data) == len(small.data)
+    # 8 * 8 * 8 * 40 products
+    assert instructions(small) - instructions(quick) > 3 * 20_480
+    inputs = samples(graph, 10)
+    assert host_runtime.run(quick.data, inputs)[2] == reference.run(graph, inputs).tobytes()
+
+
+def test_the_steps_of_dense_layers():
+    """39 inputs of 50 channels, in 13 fours: 9 words and three more; 50 of 10, in 3 fours: 12 words and two more."""
+    graph = perceptron(0, (39, 50, 10), 0.5)
+    nonzero = sum(int(np.count_nonzero(node.constants["weight"])) for node in graph.nodes)
+    found = {
+        kernel: {name: count for name, count in features(ftm.plan, ftm.packed).items() if count}
+        for kernel in (Kernel.VECTOR, Kernel.CONV_DENSE, Kernel.CONV_RICE)
+        for ftm in [write_ftm(graph, {other: 0 if other is kernel else 10**9 for other in Kernel})]
+    }
+    words, tails = 13 * 9 + 3 * 12, 13 * 3 + 3 * 2
+    layers = {"passes": 2, "operators": 2}
+    blocks = {"vector_words": words, "vector_tails": tails, "vector_blocks": 16, "vector_channels": 60}
+    assert found[Kernel.VECTOR] == layers | blocks
+    assert found[Kernel.CONV_DENSE] == layers | {"vector_lines": 60, "vector_dense": 39 * 50 + 50 * 10}
+    weights = {"vector_sparse": nonzero, "decoded": nonzero, "rice_decoded": nonzero}
+    assert found[Kernel.CONV_RICE] == layers | {"vector_lines": 60} | weights
 
 
 def test_bytes_expected_of_random_positions():

@@ -14,7 +14,7 @@ from fedtiny_export.graph.flat import can_lie_flat, laid_flat
 from fedtiny_export.graph.ir import Graph, Op, Window
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Builder, ic01, residual, streamed
+from networks import CONV_KERNELS, Builder, ad01, ic01, residual, streamed
 
 BUFFERS = st.lists(
     st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 4)).map(lambda t: (t[0], t[1], t[1] + t[2])),
@@ -53,6 +53,14 @@ def test_mlperf_s_network_needs_28_608_bytes():
     dense = write_ftm(ic01(1.0), {kernel: kernel is not Kernel.CONV_DENSE and 10**9 for kernel in Kernel})
     assert dense.plan.arena_bytes == dense.plan.lower_bound == 16_384 + 8_192 + 3_168 + 864
     assert dense.plan.streamed == {"t1", "t2"}
+
+
+@pytest.mark.parametrize("forced", [Kernel.VECTOR, *CONV_KERNELS])
+def test_dense_layers_need_their_input_and_output_only(forced):
+    """640 numbers become 128, and 128 become 640: no encoding takes scratch."""
+    written = write_ftm(ad01(0.1), {kernel: 0 if kernel is forced else 10**9 for kernel in Kernel})
+    assert written.plan.arena_bytes == 640 + 128
+    assert written.plan.scratch_offsets() == {}
 
 
 def _chain(*convs: tuple[int, int, int], shape=(8, 8, 4), seed=0):

@@ -22,7 +22,7 @@ from fedtiny_export.ftm.file import write_ftm
 from fedtiny_export.ftm.sparse import SPARSE
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.ir import Graph
-from networks import CONV_KERNELS, every_operator, every_shape, samples, separable
+from networks import CONV_KERNELS, every_operator, every_shape, every_vector, samples, separable
 from runs import make_run
 from small_project import artifacts, write_export
 
@@ -100,10 +100,10 @@ def words_of_32_bits(need_tool, tmp_path_factory) -> None:
 
 @pytest.mark.usefixtures("words_of_32_bits")
 @pytest.mark.parametrize("flags", [("-m32",), ("-m32", "-DFT_MODEL_WORDS_ONLY=1")], ids=lambda flags: " ".join(flags))
-@pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
+@pytest.mark.parametrize("forced", [*CONV_KERNELS, Kernel.VECTOR], ids=lambda kernel: kernel.name.lower())
 def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runtime):
     """That of 64 bits is what tests/export compares with TFLite Micro."""
-    graph = every_shape()
+    graph = every_vector() if forced is Kernel.VECTOR else every_shape()
     inputs = samples(graph, 20)
     status, _, outputs = host_runtime.run(write_ftm(graph, forced_to(forced)).data, inputs, *flags)
     assert status == 0
@@ -113,6 +113,11 @@ def test_a_host_of_32_bits_gives_the_reference_s_bytes(flags, forced, host_runti
 @pytest.mark.parametrize("forced", CONV_KERNELS, ids=lambda kernel: kernel.name.lower())
 def test_every_encoding_gives_the_reference_s_bytes(board, forced, tmp_path):
     on_a_board(board, every_shape(), forced_to(forced), 40, tmp_path)
+
+
+@pytest.mark.parametrize("forced", [Kernel.VECTOR, Kernel.CONV_RICE], ids=lambda kernel: kernel.name.lower())
+def test_dense_layers_give_the_reference_s_bytes(board, forced, tmp_path):
+    on_a_board(board, every_vector(), forced_to(forced), 8, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["separable", "every operator"])

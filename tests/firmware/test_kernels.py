@@ -18,7 +18,18 @@ from fedtiny_export.graph.ir import Graph
 from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.tflite.read import read_tflite
 from host_runtime import FLAGS, ROOT, SANITIZERS
-from networks import CONV_KERNELS, Builder, every_operator, ic01, residual, samples, separable, streamed
+from networks import (
+    CONV_KERNELS,
+    Builder,
+    ad01,
+    every_operator,
+    every_vector,
+    ic01,
+    residual,
+    samples,
+    separable,
+    streamed,
+)
 from projects import built_and_run
 
 DEVICE = load_device("qemu-m4")
@@ -65,6 +76,7 @@ NETWORKS = {
     "odd": odd,
     "separable": lambda: separable(2, (17, 22, 3), 7),
     "several a channel": lambda: separable(3, (13, 12, 3), 6, times=3),
+    "dense layers": every_vector,
 }
 
 
@@ -93,6 +105,28 @@ def test_mlperf_s_network_dense(tmp_path, tools):
     assert found["instructions"] < 13_400_000
     assert found["ram.arena"] == ftm.plan.arena_bytes < 28_672
     assert found["flash.code"] - load_board_sizes("qemu-m4").code < 12_288
+
+
+@pytest.mark.parametrize(("seed", "density"), [(0, 1.0), (1, 0.3)])
+def test_the_kernel_of_dense_layers_gives_the_same_bytes(seed, density, tmp_path, tools):
+    graph = every_vector(seed, density)
+    assert len(np.unique(reference.run(graph, samples(graph, 12)))) > 8
+    _, measured = emulate(tmp_path, graph, Kernel.VECTOR, 12)
+    assert measured.golden_equal, measured.first_difference
+
+
+@pytest.mark.parametrize(
+    ("density", "encoding", "most"),
+    [(1.0, Kernel.VECTOR, 490_000), (0.1, Kernel.CONV_RICE, 840_000), (0.1, Kernel.CONV_GAP, 510_000)],
+)
+def test_mlperf_s_autoencoder(density, encoding, most, tmp_path, tools):
+    """TFLite Micro with CMSIS-NN takes 582,865 instructions, 28,012 bytes of code and an arena of 2,580 bytes."""
+    ftm, measured = emulate(tmp_path, ad01(density), encoding, 1)
+    found = {name: value for name, value, *_ in measured.figures}
+    assert measured.golden_equal
+    assert found["instructions"] < most
+    assert found["ram.arena"] == ftm.plan.arena_bytes == 768
+    assert found["flash.code"] - load_board_sizes("qemu-m4").code < 6_800
 
 
 @pytest.mark.parametrize(

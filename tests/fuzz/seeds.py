@@ -17,7 +17,7 @@ from networks import CONV_KERNELS, Builder, every_operator, residual, separable,
 def vector(density: float) -> Builder:
     """Dense layers only."""
     b = Builder((1, 1, 12), 2, density)
-    b.dense(9)
+    b.dense(9, high=0.2)
     b.dense(4)
     return b
 
@@ -47,7 +47,8 @@ def seeds() -> dict[str, bytes]:
     return {
         f"{name}-{kernel.name.lower()}": write_ftm(graph, {k: 0 if k is kernel else 1 << 30 for k in Kernel}).data
         for name, graph in graphs.items()
-        for kernel in CONV_KERNELS
+        for kernel in (*CONV_KERNELS, Kernel.VECTOR)
+        if kernel is not Kernel.VECTOR or name == "vector"
     }
 
 

@@ -38,7 +38,7 @@ def attack(program: Path, folder: Path, *options: str) -> tuple[int, int, str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 300)
     runs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
     found = "".join(base64.b64encode(path.read_bytes()).decode() for path in folder.glob("found-*"))
-    return done.returncode, int(runs[1]) if runs else 0, f"{done.stderr[-4000:]}\nthe file, in base64: {found}"
+    return done.returncode, int(runs[1]) if runs else 0, f"{done.stderr[-12000:]}\nthe file, in base64: {found}"
 
 
 def test_a_minute_of_hostile_models(fuzzer, tmp_path):

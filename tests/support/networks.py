@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.graph.evaluate import run_float
@@ -67,8 +69,8 @@ class Builder:
         constants = self._weights(times * self.tensors[self.last].shape[2], *kernel, 1)
         return self.add(Op.DEPTHWISE, constants=constants, window=Window(kernel, stride, pads, dilation), **fields)
 
-    def dense(self, features: int) -> str:
-        return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements))
+    def dense(self, features: int, **fields) -> str:
+        return self.add(Op.DENSE, constants=self._weights(features, self.tensors[self.last].elements), **fields)
 
     def float_graph(self) -> Graph:
         return Graph(tuple(self.nodes), self.tensors, "input", self.last)
@@ -233,10 +235,11 @@ def one_way_each() -> list[tuple[Graph, Kernel | None]]:
         b.depthwise(1, (3, 3), pads=(1, 1, 1, 1), low=None)
         return b.int8(-2.0, 2.0)
 
-    def vector(density: float) -> Graph:
+    def vectors(density: float, kernel: Kernel) -> list[tuple[Graph, Kernel]]:
         b = Builder((40,), 1, density)
         b.dense(7)
-        return b.int8()
+        graph = b.int8()
+        return [(graph, kernel), (clamped(graph, graph.output), kernel)]
 
     def plain(op: Op, shape: tuple[int, ...] = (8, 8, 4), **fields) -> Graph:
         b = Builder(shape, 0)
@@ -248,10 +251,11 @@ def one_way_each() -> list[tuple[Graph, Kernel | None]]:
         b.add(op, "input", b.add(Op.LOGISTIC))
         return b.int8()
 
-    weighted = [(conv(8, 1.0), Kernel.CONV_DENSE), (conv(3, 1.0), Kernel.CONV_DENSE), (vector(1.0), Kernel.CONV_DENSE)]
+    weighted = [(conv(8, 1.0), Kernel.CONV_DENSE), (conv(3, 1.0), Kernel.CONV_DENSE)]
+    weighted += vectors(1.0, Kernel.CONV_DENSE) + vectors(1.0, Kernel.VECTOR)
     weighted += [(depthwise(width), Kernel.CONV_DENSE) for width in (8, 3)]
     for kernel in CONV_KERNELS[1:]:
-        weighted += [(conv(8, 0.3), kernel), (conv(5, 0.3), kernel), (vector(0.3), kernel)]
+        weighted += [(conv(8, 0.3), kernel), (conv(5, 0.3), kernel), *vectors(0.3, kernel)]
     pool = Window((2, 2), (2, 2))
     bare = [plain(Op.MAX_POOL, window=pool), plain(Op.AVERAGE_POOL, window=pool), plain(Op.MEAN), plain(Op.LOGISTIC)]
     bare += [plain(Op.SOFTMAX, (10,), settings={"beta": 1.0}), gated(Op.ADD), gated(Op.MUL)]
@@ -276,6 +280,36 @@ def ic01(density: float, seed: int = 0, block: int = 1) -> Graph:
     b.add(Op.MEAN)
     b.dense(10)
     return b.int8()
+
+
+def perceptron(seed: int, widths: tuple[int, ...], density: float = 1.0) -> Graph:
+    """Dense layers only, clamped from below but for the last."""
+    b = Builder((1, 1, widths[0]), seed, density)
+    for width in widths[1:-1]:
+        b.dense(width, low=0.0)
+    b.dense(widths[-1])
+    return b.int8()
+
+
+def every_vector(seed: int = 0, density: float = 1.0) -> Graph:
+    """Dense layers that end in the middle of a word, of fewer channels than are made at once, and two that clamp."""
+    b = Builder((1, 1, 37), seed, density)
+    for width in (50, 10, 3, 64, 9, 2, 11):
+        b.dense(width)
+    return clamped(clamped(b.int8(), "t2"), "t3")
+
+
+def clamped(graph: Graph, name: str) -> Graph:
+    """A layer that clamps its outputs to -60..40: a calibration leaves none that would."""
+    quant = graph.tensors[name].quant
+    low, high = (quant.scale * (value - quant.zero_point) for value in (-60, 40))
+    nodes = (replace(node, low=low, high=high) if node.name == name else node for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def ad01(density: float = 1.0, seed: int = 0) -> Graph:
+    """MLPerf Tiny's anomaly detection network, an autoencoder, with random weights."""
+    return perceptron(seed, (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640), density)
 
 
 def dscnn(seed: int = 0) -> Graph:

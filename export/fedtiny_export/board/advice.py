@@ -52,10 +52,15 @@ def ways_out(device: Device, figures: Sequence[Figure], ftm: Ftm, plan: Planner)
 def forced(graph: Graph, kernel: Kernel) -> tuple[Kernel, ...]:
     """One encoding for every layer that has a kernel for it; the smallest it can have for the others."""
     layers = [node for node in graph.nodes if node.op in WEIGHTED]
+    every = [kernels_for(graph, node) for node in layers]
+    dense = {Kernel.DEPTHWISE}  # kernels that read every weight of a layer, if they can, in place of this one
+    if all(Kernel.VECTOR in able for able in every):
+        dense.add(Kernel.VECTOR)
     found = []
-    for node in layers:
-        able, costs = kernels_for(graph, node), sparse.sizes(np.asarray(node.constants["weight"], np.int8))
-        wanted = Kernel.DEPTHWISE if kernel is Kernel.CONV_DENSE and Kernel.DEPTHWISE in able else kernel
+    for node, able in zip(layers, every, strict=True):
+        costs = sparse.sizes(np.asarray(node.constants["weight"], np.int8))
+        instead = dense.intersection(able) if kernel is Kernel.CONV_DENSE else ()
+        wanted = next(iter(instead), kernel)
         found.append(wanted if wanted in able else min(able, key=lambda other: costs[other]))
     return tuple(found)
 

@@ -286,7 +286,8 @@ def _layer(graph: Graph, node: Node, ftm: Ftm) -> Layer:
 
 
 def _encoding_name(kernel: str) -> str:
-    return kernel.removeprefix("CONV_").lower()
+    # dense layers store every weight as convolutions do
+    return "dense" if kernel == Kernel.VECTOR.name else kernel.removeprefix("CONV_").lower()
 
 
 def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructions: int | None) -> tuple[Figure, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 MAGIC = 0x314D5446  # "FTM1", little-endian
-VERSION = 4
+VERSION = 5
 NO_TENSOR = 0xFFFF
 CRC_FROM = 16  # the checksum covers every byte after itself
 MAX_KERNEL_HEIGHT = 16  # bounds a window over the input
@@ -37,6 +37,7 @@ class Kernel(IntEnum):
     MUL = 10
     PLACE = 11
     RESIZE = 12
+    VECTOR = 13
 
 
 class Status(IntEnum):

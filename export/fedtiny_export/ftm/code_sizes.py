@@ -22,7 +22,12 @@ _TABLE_CPU = {
 _SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
 _EVERY_WEIGHT = (Kernel.CONV_DENSE, Kernel.DEPTHWISE)
 # code that several kernels share, linked if one of them is
-_SHARED = {"conv": {*_EVERY_WEIGHT, *_SPARSE}, "taps": {*_SPARSE}, "two": {*_EVERY_WEIGHT}}
+_SHARED = {
+    "channels": {*_EVERY_WEIGHT, *_SPARSE, Kernel.VECTOR},
+    "conv": {*_EVERY_WEIGHT, *_SPARSE},
+    "taps": {*_SPARSE},
+    "two": {*_EVERY_WEIGHT},
+}
 
 
 @dataclass(frozen=True, slots=True)

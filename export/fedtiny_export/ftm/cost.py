@@ -16,7 +16,7 @@ from ..graph.fixed_point import activation_limits, add_numbers, conv_multipliers
 from ..graph.ir import WEIGHTED, Graph, Node, Op
 from .abi import Kernel
 from .code_sizes import CodeSizes
-from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, VIEWS, groups, is_vector, plane_words
+from .layout import BLOCK, DENSE_TAPS, DEPTHWISE_TAPS, VECTOR_CHANNELS, VIEWS, groups, is_vector, plane_words
 from .plan import Plan
 from .sparse import Packed
 
@@ -35,8 +35,13 @@ FEATURES = (
     "cells",  # kernel cells gone over by a sparse channel, once for every pass
     "constant",  # outputs of channels without weights
     "rescaled",  # outputs rescaled in general: clamped to less than int8, or few
-    "vector_dense",  # multiply-accumulates of dense layers
-    "vector_sparse",
+    "vector_words",  # dense layers: four output channels times four inputs
+    "vector_tails",  # the same times an input, where those are no multiple of four
+    "vector_blocks",  # four output channels
+    "vector_channels",  # those of them that are quick
+    "vector_dense",  # multiply-accumulates of dense layers where the convolutions' kernel makes them
+    "vector_sparse",  # non-zero weights of dense layers, decoded and multiplied
+    "vector_lines",  # output channels of either of these two
     "lines",  # output channels begun, once for every pass
     "line_rows",  # output channels times output rows
     "widened4",  # inputs widened into the window, four channels at a time
@@ -71,7 +76,7 @@ def nominal_macs(graph: Graph, node: Node) -> int:
 
 def executed_macs(graph: Graph, node: Node, kernel: Kernel) -> int:
     """Multiply-accumulates the chosen kernel performs."""
-    if kernel in (Kernel.CONV_DENSE, Kernel.DEPTHWISE) or node.op not in WEIGHTED:
+    if kernel in (Kernel.CONV_DENSE, Kernel.DEPTHWISE, Kernel.VECTOR) or node.op not in WEIGHTED:
         return nominal_macs(graph, node)
     height, width, _ = graph.tensors[node.output].image
     return int(np.count_nonzero(node.constants["weight"])) * height * width
@@ -83,10 +88,7 @@ def _conv_features(plan: Plan, node: Node, kernel: Kernel) -> dict[str, int]:
     flat = node.constants["weight"].reshape(channels, -1)
     nonzero = int(np.count_nonzero(flat))
     if is_vector(graph, node):
-        counts = {"lines": channels, "rescaled": channels, "passes": 1}
-        if kernel is Kernel.CONV_DENSE:
-            return counts | {"vector_dense": int(flat.size)}
-        return counts | {"vector_sparse": nonzero} | _decoding(kernel, int(flat.size), nonzero, 1)
+        return _vector_features(graph, node, kernel)
     rows = plan.rows.get(node.name, 1)
     passes = -(-height // rows)
     counts = {"passes": passes, "lines": channels * passes, "line_rows": channels * height}
@@ -112,6 +114,20 @@ def _conv_features(plan: Plan, node: Node, kernel: Kernel) -> dict[str, int]:
     counts["tapped"] = nonzero * passes
     counts["cells"] = int(used.sum()) * passes * (int(cells.max()) if cells.size else 0)
     return counts | _decoding(kernel, int(flat.size), nonzero, passes)
+
+
+def _vector_features(graph: Graph, node: Node, kernel: Kernel) -> dict[str, int]:
+    channels, count = node.constants["weight"].shape[0], node.constants["weight"][0].size
+    slow = int((~quick_shifts(graph, node)).sum())
+    if kernel is Kernel.VECTOR:
+        blocks = -(-channels // VECTOR_CHANNELS)
+        counts = {"vector_words": blocks * (count // 4), "vector_tails": blocks * (count % 4), "vector_blocks": blocks}
+        return counts | {"vector_channels": channels - slow, "vector_lines": slow, "rescaled": slow, "passes": 1}
+    counts = {"passes": 1, "vector_lines": channels, "rescaled": slow}
+    if kernel is Kernel.CONV_DENSE:
+        return counts | {"vector_dense": channels * count}
+    nonzero = int(np.count_nonzero(node.constants["weight"]))
+    return counts | {"vector_sparse": nonzero} | _decoding(kernel, channels * count, nonzero, 1)
 
 
 def _decoding(kernel: Kernel, weights: int, nonzero: int, passes: int) -> dict[str, int]:

@@ -30,6 +30,8 @@ def ways(ftm: Ftm) -> frozenset[str]:
 
 def _conv_ways(plan: Plan, node: Node, kernel: Kernel) -> set[str]:
     name = kernel.name.lower()
+    if kernel is Kernel.VECTOR:
+        return {name}
     if is_vector(plan.graph, node):
         return {f"{name}.vector"}
     _, width, channels = plan.graph.tensors[node.output].image

@@ -18,7 +18,7 @@ from ..graph.fixed_point import activation_limits, conv_multipliers
 from ..graph.ir import WEIGHTED, WINDOWED, Graph, Node, Op
 from . import abi, sparse
 from .abi import MAX_KERNEL_HEIGHT, Kernel
-from .layout import CONVOLUTIONS, VIEWS, groups, scratch_bytes
+from .layout import CONVOLUTIONS, VIEWS, groups, is_vector, scratch_bytes
 from .plan import Plan, make_plan, needed_kernels
 from .runtime_ops import RUNTIME_OPS
 from .sparse import Packed
@@ -107,7 +107,7 @@ def steps(node: Node) -> int:
 def kernels_for(graph: Graph, node: Node) -> tuple[Kernel, ...]:
     """The kernels that can run a layer: dense ones know no groups, or know nothing else."""
     if groups(graph, node) == 1:
-        return sparse.CONVS
+        return sparse.VECTORS if is_vector(graph, node) else sparse.CONVS
     return (*sparse.SPARSE, Kernel.DEPTHWISE) if node.constants["weight"].shape[-1] == 1 else sparse.SPARSE
 
 

@@ -48,7 +48,7 @@ def packed_bytes(masks: Iterable[NDArray[np.bool_]], board: str = USUAL_BOARD) -
     has 4 C bytes of biases, 4 C of multipliers and C of shifts, each block in whole words.
     """
     layers = [mask.astype(np.int8) for mask in masks]
-    able = [(layer, sparse.CONVS) for layer in layers]
+    able = [(layer, sparse.VECTORS if layer.ndim == 2 else sparse.CONVS) for layer in layers]
     chosen = sparse.choose(able, _kernel_bytes(board))
     streams = sum(sparse.sizes(layer)[kernel] for layer, kernel in zip(layers, chosen, strict=True))
     channels = [int(layer.shape[0]) for layer in layers]

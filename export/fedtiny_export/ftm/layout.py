@@ -19,6 +19,7 @@ ALIGNMENT = 4
 # The inner loops of the runtime's convolutions: pixels, and numbers of taps, that they take at once.
 BLOCK = 8
 DENSE_TAPS, DEPTHWISE_TAPS = 4, 3
+VECTOR_CHANNELS = 4  # of a dense layer
 # what reads its input through a window
 CONVOLUTIONS = frozenset({Op.CONV, Op.DEPTHWISE})
 # what gives other shapes to the same bytes, and takes none of its own
@@ -56,11 +57,9 @@ def groups(graph: Graph, node: Node) -> int:
 
 def scratch_bytes(graph: Graph, node: Node, packed: Mapping[str, Packed], rows: int) -> int:
     """Weights of one or two output channels, then a window of padded input rows: see ft_conv.c in the runtime."""
-    if node.op not in WEIGHTED:
+    if node.op not in WEIGHTED or is_vector(graph, node):
         return 0
     taps, kernel = packed[node.name].max_taps, packed[node.name].kernel
-    if is_vector(graph, node):
-        return 0 if kernel is Kernel.CONV_DENSE else 4 * (2 * (taps + 1) + 1)
     pairs = (graph.tensors[node.inputs[0]].image[2] + 1) // 2
     cells = node.window.kernel[0] * node.window.kernel[1]
     words = cells + 2 * (taps + 1)

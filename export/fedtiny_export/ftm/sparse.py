@@ -148,9 +148,11 @@ ENCODINGS = (
     Encoding(Kernel.CONV_GAP, pack_gap, unpack_gap),
     Encoding(Kernel.CONV_RICE, pack_rice, unpack_rice),
     Encoding(Kernel.DEPTHWISE, pack_dense, unpack_dense),
+    Encoding(Kernel.VECTOR, pack_dense, unpack_dense),
 )
 SPARSE = (Kernel.CONV_BITMAP, Kernel.CONV_GAP, Kernel.CONV_RICE)
 CONVS = (Kernel.CONV_DENSE, *SPARSE)  # what a convolution of one group can be
+VECTORS = (*CONVS, Kernel.VECTOR)  # what a dense layer can be
 
 
 def encoding_of(kernel: Kernel) -> Encoding:
@@ -170,6 +172,7 @@ def sizes(weights: Weights) -> dict[Kernel, int]:
         Kernel.CONV_GAP: gap_bytes + -gap_bytes % 4,
         Kernel.CONV_RICE: _rice_bytes(_rice_cost(gaps)[0], nonzero),
         Kernel.DEPTHWISE: flat.size + -flat.size % 4,
+        Kernel.VECTOR: flat.size + -flat.size % 4,
     }
 
 

@@ -70,7 +70,7 @@ typedef struct ft_kernel {
 extern const ft_kernel_t *const ft_kernels[FT_KERNEL_COUNT];
 extern const ft_kernel_t ft_kernel_conv_dense, ft_kernel_conv_bitmap, ft_kernel_conv_gap, ft_kernel_conv_rice;
 extern const ft_kernel_t ft_kernel_add, ft_kernel_mean, ft_kernel_depthwise, ft_kernel_pool, ft_kernel_softmax;
-extern const ft_kernel_t ft_kernel_table, ft_kernel_mul, ft_kernel_place, ft_kernel_resize;
+extern const ft_kernel_t ft_kernel_table, ft_kernel_mul, ft_kernel_place, ft_kernel_resize, ft_kernel_vector;
 
 #ifdef __cplusplus
 }

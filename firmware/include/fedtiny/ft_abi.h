@@ -3,7 +3,7 @@
 #define FT_ABI_H
 #include <stdint.h>
 #define FT_MAGIC 0x314D5446u
-#define FT_VERSION 4u
+#define FT_VERSION 5u
 #define FT_NO_TENSOR 0xFFFFu
 #define FT_CRC_FROM 16u
 #define FT_GAP_SKIP 255u
@@ -36,7 +36,8 @@ typedef enum ft_status {
 #define FT_KERNEL_MUL 10u
 #define FT_KERNEL_PLACE 11u
 #define FT_KERNEL_RESIZE 12u
-#define FT_KERNEL_COUNT 13u
+#define FT_KERNEL_VECTOR 13u
+#define FT_KERNEL_COUNT 14u
 /* the first bytes of the file */
 typedef struct ft_header {
     uint32_t magic; /* FT_MAGIC */

@@ -51,6 +51,17 @@ void ft_outputs_2x4(const uint32_t *window, const ft_block_t *block, int8_t *out
 void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, int32_t *sums);
 void ft_outputs_depthwise(const uint32_t *window, const ft_block_t *block, int8_t *out);
 
+/* Four output channels of a dense layer. Weights of the first begin at byte `at`, of each other `pitch` bytes on. The
+ * field order is known to assembly. */
+typedef struct ft_fan {
+    const uint32_t *weights;
+    uint32_t at, pitch;
+    uint32_t count; /* weights of a channel */
+} ft_fan_t;
+
+/* Their four sums of inputs times weights. */
+void ft_sums_vector(const int8_t *in, const ft_fan_t *fan, int32_t *sums);
+
 /* One channel on its way over rows of blocks, each of eight neighbouring pixels. The field order is known to
  * assembly. */
 typedef struct ft_sweep {

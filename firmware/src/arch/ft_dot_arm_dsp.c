@@ -112,6 +112,53 @@ FT_HOT __attribute__((naked)) void ft_outputs_depthwise(UNUSED const uint32_t *w
     __asm__ volatile("push {r1, r2, r4-r11, lr}\n" LOOP_DEPTHWISE OUTPUTS_OF_TWO);
 }
 
+/* Four inputs times four weights of a channel, all as the signed bytes of words: r5 and r6 are the inputs at even and odd
+ * places, r7 and r8 free */
+#define ROW_OF_FOUR(row, sum) \
+    "ldr r7, [" row "], #4\n" \
+    "sxtb16 r8, r7\n sxtb16 r7, r7, ror #8\n" \
+    "smlad " sum ", r5, r8, " sum "\n smlad " sum ", r6, r7, " sum "\n"
+#define FOUR_INPUTS \
+    "ldr r6, [r0], #4\n" \
+    "sxtb16 r5, r6\n sxtb16 r6, r6, ror #8\n" \
+    ROW_OF_FOUR("r1", "r9") ROW_OF_FOUR("r2", "r10") ROW_OF_FOUR("r3", "r11") ROW_OF_FOUR("r4", "r12")
+#define ONE_OF(row, sum) "ldrsb r7, [" row "], #1\n mla " sum ", r5, r7, " sum "\n"
+
+/* r0 inputs, r1-r4 rows of weights, which these processors load from any address, r9-r12 sums, lr the end of whole words
+ * of inputs; how many inputs there are is pushed. An odd number of words begins in the middle. */
+FT_HOT __attribute__((naked)) void ft_sums_vector(UNUSED const int8_t *in, UNUSED const ft_fan_t *fan,
+                                                  UNUSED int32_t *sums) {
+    __asm__ volatile(
+        "push {r2, r4-r11, lr}\n"
+        "ldm r1, {r1, r2, r3, r6}\n"
+        "add r1, r1, r2\n add r2, r1, r3\n add r4, r2, r3, lsl #1\n add r3, r2, r3\n"
+        "push {r6}\n"
+        "bic lr, r6, #3\n"
+        "add lr, lr, r0\n"
+        "mov r9, #0\n mov r10, r9\n mov r11, r9\n mov r12, r9\n"
+        "tst r6, #4\n"
+        "bne 2f\n"
+        "cmp r0, lr\n"
+        "beq 3f\n"
+        "1:\n"
+        FOUR_INPUTS
+        "2:\n"
+        FOUR_INPUTS
+        "cmp r0, lr\n"
+        "bne 1b\n"
+        "3:\n" /* the last inputs, up to three */
+        "pop {r6}\n"
+        "ands r6, r6, #3\n"
+        "beq 5f\n"
+        "4:\n"
+        "ldrsb r5, [r0], #1\n"
+        ONE_OF("r1", "r9") ONE_OF("r2", "r10") ONE_OF("r3", "r11") ONE_OF("r4", "r12")
+        "subs r6, r6, #1\n"
+        "bne 4b\n"
+        "5:\n"
+        "pop {r2}\n stm r2, {r9-r12}\n pop {r4-r11, pc}\n");
+}
+
 FT_HOT __attribute__((naked)) void ft_sums_1x8(UNUSED const uint32_t *window, UNUSED const ft_sweep_t *sweep,
                                                UNUSED int32_t *sums) {
     __asm__ volatile(

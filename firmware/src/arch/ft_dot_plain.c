@@ -48,6 +48,33 @@ FT_HOT void ft_sums_depthwise(const uint32_t *window, const ft_block_t *block, i
     EACH(STORE)
 }
 
+FT_HOT void ft_sums_vector(const int8_t *in, const ft_fan_t *fan, int32_t *sums) {
+    uint32_t i = 0, count = fan->count, pitch = fan->pitch, at = fan->at;
+    int32_t sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+#if FT_MODEL_WORDS_ONLY
+    /* rows of whole words: each word is loaded once */
+    for (const uint32_t *row = fan->weights + at / 4u; count % 4u == 0u && i < count; row++) {
+        uint32_t one = row[0], two = row[pitch / 4u], three = row[pitch / 2u], four = row[pitch / 4u * 3u];
+        for (uint32_t end = i + 4u; i < end; i++, one >>= 8, two >>= 8, three >>= 8, four >>= 8) {
+            sum0 += in[i] * (int8_t)one;
+            sum1 += in[i] * (int8_t)two;
+            sum2 += in[i] * (int8_t)three;
+            sum3 += in[i] * (int8_t)four;
+        }
+    }
+#endif
+    for (; i < count; i++, at++) {
+        sum0 += in[i] * (int8_t)ft_byte(fan->weights, at);
+        sum1 += in[i] * (int8_t)ft_byte(fan->weights, at + pitch);
+        sum2 += in[i] * (int8_t)ft_byte(fan->weights, at + 2u * pitch);
+        sum3 += in[i] * (int8_t)ft_byte(fan->weights, at + 3u * pitch);
+    }
+    sums[0] = sum0;
+    sums[1] = sum1;
+    sums[2] = sum2;
+    sums[3] = sum3;
+}
+
 static void outputs_of_two(const int32_t *sums, const ft_block_t *block, int8_t *out) {
     for (uint32_t i = 0; i < 4u; i++, out += block->pitch) {
         out[0] = (int8_t)ft_saturate(ft_quick_rescale(sums[i], &block->scale[0]));
