@@ -1,11 +1,13 @@
 """Measure what the planner has to know before any compiler runs, and write firmware/sizes.json.
 
 Code: the runtime's objects, compiled for each CPU with -Os, by part. Board: what start-up, port and main add on each
-emulated board, from linked ELF files. Stack: the high-water mark of runs there. Instructions, of the Cortex-M4 alone: a
-non-negative least-squares fit of counted runs in QEMU to the steps that `cost.features` counts.
+emulated board, from linked ELF files. Stack: the high-water mark of runs there, by way through the kernels.
+Instructions, of the Cortex-M4 alone: a non-negative least-squares fit of counted runs in QEMU to the steps that
+`cost.features` counts.
 
     python benchmarks/code_sizes.py            # rewrites firmware/sizes.json
     python benchmarks/code_sizes.py --check    # exits 1 if it would change by more than 1 %
+    python benchmarks/code_sizes.py --stack    # renews the stacks alone
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fedtiny_export.board.project import build_settings
 from fedtiny_export.ftm.abi import Kernel
 from fedtiny_export.ftm.code_sizes import CodeSizes, table_cpu
 from fedtiny_export.ftm.cost import FEATURES, features
+from fedtiny_export.ftm.depth import ways
 from fedtiny_export.ftm.file import Ftm, write_ftm
 from fedtiny_export.ftm.sparse import SPARSE
 from fedtiny_export.graph.ir import Graph, Op
@@ -40,6 +43,7 @@ from networks import (  # noqa: E402
     Builder,
     every_operator,
     every_shape,
+    one_way_each,
     perceptron,
     residual,
     separable,
@@ -227,6 +231,9 @@ def few_networks() -> list[tuple[Graph, Kernel | None]]:
     return [*cases, (perceptron(0, (19, 10, 6, 3)), Kernel.VECTOR)]
 
 
+Depth = tuple[frozenset[str], int]
+
+
 @dataclass(frozen=True, slots=True)
 class BoardRuns:
     """What the runs on one board gave."""
@@ -242,17 +249,17 @@ def measure_board(device: Device, more: list[tuple[Graph, Kernel | None]], parts
     """Build and run a few networks on one board, and more whose instructions count."""
     few = few_networks()
     rows, counts, codes, statics = [], [], [], []
-    stacks: list[tuple[tuple[Kernel, ...], int]] = []
+    stacks: list[Depth] = []
     sizes = CodeSizes(device.cpu, "", False, parts, {}, {})
     for graph, forced in few + more:
         with tempfile.TemporaryDirectory() as folder:
             ftm, figures = firmware_run(device, graph, forced, Path(folder))
         rows.append([features(ftm.plan, ftm.packed)[name] for name in FEATURES])
         counts.append(figures["instructions"])
-        stacks.append((ftm.kernels, figures["ram.stack"]))
+        stacks.append((ways(ftm), figures["ram.stack"]))
         codes.append(figures["flash.code"] + figures["flash.data"] - sizes.runtime_bytes(ftm.kernels))
         statics.append(figures["ram.static"])
-    stack = stack_by_kernel(stacks[: len(few)])
+    stack = stack_by_way(stacks[: len(few)] + depths(device, one_way_each()))
     said = f"code {min(codes)} to {max(codes)}, static {max(statics)}, stack {stack}"
     print(f"{device.id:<12} {said}, {sum(counts):,} instructions", flush=True)
     distinct = sorted(set(codes))
@@ -260,17 +267,27 @@ def measure_board(device: Device, more: list[tuple[Graph, Kernel | None]], parts
     return BoardRuns(code, max(statics), stack, np.array(rows, float), np.array(counts, float))
 
 
-def stack_by_kernel(runs: list[tuple[tuple[Kernel, ...], int]]) -> dict[str, int]:
-    """The deepest stack of each kernel: a run is as deep as its deepest one, so that no kernel is deeper than a run.
+def depths(device: Device, cases: list[tuple[Graph, Kernel | None]]) -> list[Depth]:
+    """The ways that networks take, and how deep the stack got."""
+    found = []
+    for graph, forced in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            ftm, figures = firmware_run(device, graph, forced, Path(folder))
+        found.append((ways(ftm), figures["ram.stack"]))
+    return found
 
-    Where shapes make a difference, the kernel that is deepest already has it.
+
+def stack_by_way(runs: list[Depth]) -> dict[str, int]:
+    """The deepest stack of each way: a run is as deep as its deepest one, so that no way is deeper than a run.
+
+    What else makes a difference, the way that is deepest already has.
     """
-    every = sorted({kernel for kernels, _ in runs for kernel in kernels})
-    found = {kernel: min(depth for kernels, depth in runs if kernel in kernels) for kernel in every}
-    for kernels, depth in runs:
-        deepest = max(kernels, key=lambda kernel: found[kernel])
+    every = sorted({way for taken, _ in runs for way in taken})
+    found = {way: min(depth for taken, depth in runs if way in taken) for way in every}
+    for taken, depth in runs:
+        deepest = max(sorted(taken), key=lambda way: found[way])
         found[deepest] = max(found[deepest], depth)
-    return {kernel.name.lower(): depth + MAIN_DIFFERS for kernel, depth in found.items()}
+    return {way: depth + MAIN_DIFFERS for way, depth in found.items()}
 
 
 def instruction_plan(runs: BoardRuns) -> dict[str, float]:
@@ -299,6 +316,16 @@ def table() -> dict[str, Any]:
     return {"cpus": cpus, "boards": boards}
 
 
+def renewed_stacks() -> dict[str, Any]:
+    """The committed table with stacks measured again."""
+    content: dict[str, Any] = json.loads(TARGET.read_text())
+    for device in BOARDS.values():
+        stack = stack_by_way(depths(device, few_networks() + one_way_each()))
+        content["cpus"][table_cpu(device.cpu)]["stack"] = stack
+        print(f"{device.id:<12} {stack}", flush=True)
+    return content
+
+
 def numbers(value: Any, path: str = "") -> dict[str, float]:
     """Every number of a nested dictionary by its path."""
     if isinstance(value, dict):
@@ -310,8 +337,9 @@ def main() -> None:
     """Measure; write the table or compare it with the committed one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the committed table instead of writing it")
+    parser.add_argument("--stack", action="store_true", help="renew the stacks alone")
     options = parser.parse_args()
-    measured = table()
+    measured = renewed_stacks() if options.stack else table()
     if not options.check:
         TARGET.write_text(json.dumps(measured, indent=1) + "\n")
         return

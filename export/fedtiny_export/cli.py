@@ -127,7 +127,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.encoding is not None and options.runtime != "ft":
         raise UsageError(f"--encoding {options.encoding} is for the runtime ft: leave out --runtime or --encoding")
     if options.project == "plain" and options.runtime != "ft":
-        raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes C files anyway")
+        raise UsageError(f"--project plain is for the runtime ft; --runtime {options.runtime} writes its own files")
     own_board = Path(options.target) if str(options.target).endswith(".toml") else options.board
     device = load_device(options.target) if own_board is None else load_device_file(own_board)
     from .export import make_export, write_export

@@ -20,7 +20,7 @@ from .board.budget import Report, make_report, plan_figures
 from .board.clients import client_on
 from .board.devices import OWN_BOARD, Device, all_devices
 from .board.page import html_text
-from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_project
+from .board.project import PLATFORMIO, USER_FILES, Artifacts, Port, kind_of, label_bytes, write_files, write_project
 from .board.render import plain_text
 from .board.selftest import golden_steps, selftest_bytes, selftest_vectors
 from .errors import FedtinyError, UsageError
@@ -42,7 +42,9 @@ from .tflite.by_tensorflow import convert
 from .tflite.read import parse_tflite
 from .tflite.write import write_tflite
 from .tflm.decode import decoded_bytes
-from .tflm.files import measured_arena, tflm_files
+from .tflm.dense import as_convolutions
+from .tflm.files import measured_arena
+from .tflm.project import Contents, firmware_files, library_for
 from .tflm.report import make_tflm_report
 from .untrusted import read_json_object
 
@@ -57,6 +59,7 @@ FT, TFLM, DECODE = "ft", "tflm", "tflm-decode"
 GOLDEN_SAMPLES = 12
 GOLDEN_RANDOM = 4
 PROBES = 16
+NORMALIZATION = "inside the network: give the sensor's own values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ def make_export(
         whole = parse_tflite(foreign, Path("TensorFlow's model.tflite"))
     noise = _noise(source, whole) if explained else ()
     graph = reduce_graph(whole)
+    if runtime == TFLM and foreign is None and library_for(device) is not None:
+        graph = as_convolutions(graph)
     tables = table_bytes(source, graph)
     ftm = _laid_out(device, graph, tables, aim, encoding) if runtime == FT else None
     tflite = foreign or _tflite(graph, runtime)
@@ -280,9 +285,23 @@ def _fill(
         parts = (exported.graph, exported.ftm, exported.tflite, exported.golden_inputs, exported.golden_outputs)
         write_project(folder, device, make_artifacts(*parts, labels), kind)
     else:
-        for name, content in tflm_files(exported.tflite, exported.arena_bytes).items():
-            (folder / name).write_bytes(content)
+        decode = exported.report.runtime == DECODE
+        write_files(folder, firmware_files(device, _contents(exported, labels), decode=decode))
     write_report(folder, exported.report)
+
+
+def _contents(exported: Exported, labels: tuple[str, ...]) -> Contents:
+    count = exported.golden_inputs.shape[0]
+    return Contents(
+        tflite=exported.tflite,
+        arena_bytes=exported.arena_bytes,
+        input=_port(exported.graph, exported.graph.input),
+        output=_port(exported.graph, exported.graph.output),
+        labels=labels,
+        normalization=NORMALIZATION,
+        golden_inputs=exported.golden_inputs.reshape(count, -1),
+        golden_outputs=exported.golden_outputs.reshape(count, -1),
+    )
 
 
 def make_artifacts(
@@ -304,7 +323,7 @@ def make_artifacts(
         input=_port(graph, graph.input),
         output=_port(graph, graph.output),
         labels=labels,
-        normalization="inside the network: give the sensor's own values",
+        normalization=NORMALIZATION,
         golden_inputs=golden_inputs.reshape(count, -1),
         golden_outputs=golden_outputs.reshape(count, -1),
         steps=golden_steps(ftm.plan, golden_inputs[: selftest_vectors(given, made, count)]),

@@ -7,22 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.board import fits
 from fedtiny_export.board.devices import all_devices, load_device
 from fedtiny_export.board.fits import Network, fit_of, rank, read_network
 from fedtiny_export.cli import devices_main, export_main
 from fedtiny_export.ftm.file import lay_out, write_ftm
+from fedtiny_export.graph.ir import Op
 from networks import residual
 from runs import make_run
 
 GRAPH = residual(seed=1, density=0.3)
 FTM = write_ftm(GRAPH, {})
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +146,10 @@ def test_the_model_is_laid_out_once_for_each_set_of_encodings(monkeypatch):
 
 
 def test_an_export_of_another_runtime_is_read_too(run, tmp_path):
-    assert call(export_main, run, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm") == 0
-    ours, theirs = read_network(run, None), read_network(tmp_path / "o", None)
+    for board in ("esp32", "nucleo_f446re"):
+        assert call(export_main, run, "--target", board, "--out", tmp_path / board, "--runtime", "tflm") == 0
+    ours, theirs = read_network(run, None), read_network(tmp_path / "nucleo_f446re", None)
     assert [node.op for node in ours.graph.nodes] == [node.op for node in theirs.graph.nodes]
+    # for a board with a library of TensorFlow Lite Micro the last layer is written as a convolution
+    turned = [*[node.op for node in ours.graph.nodes[:-1]], Op.CONV, Op.RESHAPE]
+    assert [node.op for node in read_network(tmp_path / "esp32", None).graph.nodes] == turned

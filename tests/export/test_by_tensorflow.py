@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 from benchmark import script
+from commands import export
 from fedtiny_export.errors import FedtinyError
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.evaluate import Samples, calibrate, to_int8
@@ -20,7 +21,6 @@ from fedtiny_export.tflite.read import read_tflite
 from fedtiny_export.tflite.write import write_tflite
 from networks import Builder
 from runs import make_run
-from test_export_command import call
 
 HERE = importlib.util.find_spec("tensorflow") is not None
 
@@ -79,26 +79,29 @@ def test_the_outputs_are_the_same_bytes(name, tensorflow, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_writes_tensorflows_file(tensorflow, tmp_path):
-    run = make_run(tmp_path / "run")
-    for name in ("fedtiny", "tensorflow"):
+    run, names = make_run(tmp_path / "run"), ("fedtiny", "tensorflow")
+    for name in names:
         for runtime in ("ft", "tflm"):
             folder = tmp_path / f"{name}-{runtime}"
-            assert call(run, "--target", "esp32", "--out", folder, "--converter", name, "--runtime", runtime) == 0
-    reports = [json.loads((tmp_path / f"{n}-ft/report.json").read_text()) for n in ("fedtiny", "tensorflow")]
+            assert export(run, "--target", "esp32", "--out", folder, "--converter", name, "--runtime", runtime) == 0
+    reports = [json.loads((tmp_path / f"{n}-ft/report.json").read_text()) for n in names]
     assert abs(reports[0]["accuracy"]["int8"] - reports[1]["accuracy"]["int8"]) <= 0.01
     assert "model.tflite is TensorFlow's own conversion of the same network" in reports[1]["notes"]
-    files = [(tmp_path / f"{n}-ft/model.tflite").read_bytes() for n in ("fedtiny", "tensorflow")]
+    files = [(tmp_path / f"{n}-ft/model.tflite").read_bytes() for n in names]
     assert files[0] != files[1]
     golden = np.load(tmp_path / "tensorflow-ft/golden.npz")
     count = len(golden["inputs"])
     assert np.array_equal(oracles.tflite_micro(files[1], golden["inputs"]), golden["outputs"].reshape(count, -1))
-    assert (tmp_path / "tensorflow-tflm/model_ops.h").is_file()
+    operators = {n: (tmp_path / f"{n}-tflm/components/fedtiny_model/model_ops.h").read_text() for n in names}
+    assert "AddFullyConnected(" in operators["tensorflow"], "the model is TensorFlow's, as it wrote it"
+    assert "AddFullyConnected(" not in operators["fedtiny"]
+    assert "as its converter wrote them" in (tmp_path / "tensorflow-tflm/README.md").read_text()
 
 
 def test_without_tensorflow_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     run = make_run(tmp_path / "run")
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow") == 6
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow") == 6
     assert capsys.readouterr().err.strip() == (
         "error: --converter tensorflow needs TensorFlow: pip install 'fedtiny[tensorflow]'"
     )
@@ -109,9 +112,9 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     given = ("--target", "esp32", "--out", tmp_path / "o", "--converter", "tensorflow")
     (tmp_path / "m.tflite").write_bytes(write_tflite(networks.residual(0)))
-    assert call(tmp_path / "m.tflite", *given) == 2
-    assert call(run, *given, "--explain") == 2
-    assert call(run, *given, "--runtime", "tflm-decode") == 2
+    assert export(tmp_path / "m.tflite", *given) == 2
+    assert export(run, *given, "--explain") == 2
+    assert export(run, *given, "--runtime", "tflm-decode") == 2
     assert capsys.readouterr().err.count("leave out --converter") == 3
     assert not (tmp_path / "o").exists()
 

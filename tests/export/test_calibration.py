@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from commands import export
 from fedtiny_export.errors import FedtinyError, UsageError
 from fedtiny_export.graph import reference
 from fedtiny_export.graph.evaluate import Samples, calibrate, run_float, to_int8
@@ -31,7 +32,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Builder
 from runs import make_run
-from test_export_command import call
 
 EDGES = np.arange(101.0)
 
@@ -241,17 +241,17 @@ def test_the_command_takes_all_of_it_and_says_so(tmp_path, capsys):
     x = np.random.default_rng(3).integers(0, 17, (40, 8, 8))
     np.savez(tmp_path / "c.npz", x=x)
     given = ("--calibration", tmp_path / "c.npz", "--ranges", "mse", "--equalize", "--correct-bias")
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o", *given) == 0
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o", *given) == 0
     report = json.loads((tmp_path / "o/report.json").read_text())
     assert {"activation ranges: mse", "channels were equalised between layers", "biases were corrected"} <= set(
         report["notes"]
     )
     assert report["accuracy"]["int8"] >= report["accuracy"]["float"] - 0.05
     capsys.readouterr()
-    assert call(run, "--target", "esp32", "--out", tmp_path / "p", "--equalize") == 2
+    assert export(run, "--target", "esp32", "--out", tmp_path / "p", "--equalize") == 2
     assert "give --calibration FILE.npz" in capsys.readouterr().err
-    assert call(run, "--target", "esp32", "--out", tmp_path / "p", "--ranges", "mse") == 1
+    assert export(run, "--target", "esp32", "--out", tmp_path / "p", "--ranges", "mse") == 1
     assert "has no histogram" in capsys.readouterr().err
-    assert call(tmp_path / "o/model.tflite", "--target", "esp32", "--out", tmp_path / "p", "--correct-bias") == 2
+    assert export(tmp_path / "o/model.tflite", "--target", "esp32", "--out", tmp_path / "p", "--correct-bias") == 2
     assert "is int8 already: leave out" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()

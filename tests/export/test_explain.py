@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from commands import export
 from fedtiny_export.board.budget import read_report
 from fedtiny_export.graph.evaluate import Samples, calibrate
 from fedtiny_export.graph.ir import Graph, Node, Op, Tensor
@@ -13,7 +14,6 @@ from fedtiny_export.quant.explain import explain, worst
 from fedtiny_export.quant.quantize import quantize
 from networks import Builder, residual_float
 from runs import make_run
-from test_export_command import call
 
 
 def _identity() -> tuple[Graph, Graph]:
@@ -78,7 +78,7 @@ def test_an_operator_that_only_changes_steps_has_a_row():
 
 def test_the_command_prints_the_table_and_keeps_it_in_the_report(tmp_path, capsys):
     run = make_run(tmp_path / "run")
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--explain") == 0
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o", "--explain") == 0
     said = capsys.readouterr().out
     assert "signal over noise" in said
     assert " hurts most: alone it leaves " in said
@@ -92,12 +92,12 @@ def test_the_command_prints_the_table_and_keeps_it_in_the_report(tmp_path, capsy
 
 def test_what_cannot_be_explained_is_refused(tmp_path, capsys):
     run = make_run(tmp_path / "run")
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o") == 0
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o") == 0
     assert json.loads((tmp_path / "o/report.json").read_text())["noise"] == []
     capsys.readouterr()
-    assert call(tmp_path / "o/model.tflite", "--target", "esp32", "--out", tmp_path / "p", "--explain") == 2
+    assert export(tmp_path / "o/model.tflite", "--target", "esp32", "--out", tmp_path / "p", "--explain") == 2
     assert "has no float network to compare it with" in capsys.readouterr().err
     (run / "samples.npz").unlink()
-    assert call(run, "--target", "esp32", "--out", tmp_path / "p", "--explain") == 2
+    assert export(run, "--target", "esp32", "--out", tmp_path / "p", "--explain") == 2
     assert "--explain needs samples" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()

@@ -11,6 +11,8 @@ import networks
 import numpy as np
 import oracles
 import pytest
+import tflm_library
+from commands import export
 from fedtiny_export.graph.ir import Op
 from fedtiny_export.tflite.write import write_tflite
 from fedtiny_export.tflm import files as tflm
@@ -20,7 +22,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from networks import Builder
 from runs import make_run
-from test_export_command import call
 
 SOURCES = Path(tflm.__file__).parents[1]
 
@@ -99,7 +100,7 @@ def test_coded_weights_are_counted_in_the_arena(tmp_path, capsys):
     run = make_run(tmp_path / "run", density=0.1, widths=(24, 32))
     figures = {}
     for runtime in ("tflm", "tflm-decode"):
-        assert call(run, "--target", "esp32", "--out", tmp_path / runtime, "--runtime", runtime) == 0
+        assert export(run, "--target", "esp32", "--out", tmp_path / runtime, "--runtime", runtime) == 0
         report = json.loads((tmp_path / runtime / "report.json").read_text())
         assert report["runtime"] == runtime
         figures[runtime] = {(f["name"], f["source"]): f["value"] for f in report["figures"]}
@@ -118,7 +119,7 @@ def test_coded_weights_are_counted_in_the_arena(tmp_path, capsys):
 
 def test_a_dense_network_is_refused(tmp_path, capsys):
     run = make_run(tmp_path / "run", density=1.0)
-    assert call(run, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm-decode") == 1
+    assert export(run, "--target", "esp32", "--out", tmp_path / "o", "--runtime", "tflm-decode") == 1
     assert "no layer gets smaller by DECODE" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
@@ -168,53 +169,25 @@ def test_a_teensy_keeps_the_c_array_in_flash(tmp_path, need_tool):
     assert ".progmem.model_data" in shown.stdout
 
 
-RESOLVER = """
-#pragma once
-#include <cstdio>
-#define TF_LITE_ENSURE_STATUS(a) do { if ((a) != kTfLiteOk) return kTfLiteError; } while (0)
-%s
-enum TfLiteStatus { kTfLiteOk, kTfLiteError };
-struct TFLMRegistration { const char* name; };
-%s
-template <unsigned N> class MicroMutableOpResolver {
- public:
-  unsigned used = 0;
-%s
- private:
-  TfLiteStatus take(const char* name) { std::puts(name); return used++ < N ? kTfLiteOk : kTfLiteError; }
-};
-%s
-"""
-
-
+@pytest.mark.parametrize("flags", [(), ("-DMODEL_OPS_ANY_TYPE",)], ids=["int8", "any type"])
 @pytest.mark.parametrize("namespace", ["tflite", "tflite::micro"])
-def test_the_resolver_has_exactly_the_operators_used(namespace, tmp_path, need_tool):
+def test_the_resolver_has_exactly_the_operators_used(namespace, flags, tmp_path, need_tool):
     """Against stand-ins for TensorFlow Lite Micro's classes, with its names where it had and where it has them."""
     need_tool("g++", "g++")
     model = write_tflite(networks.ic01(0.1), decode=True)
     assert sorted(tflm.operators(model)) == ["ADD", "CONV_2D", "FULLY_CONNECTED", "MEAN", "TFLM_DECODE"]
     for name, content in tflm.tflm_files(model, None).items():
         (tmp_path / name).write_bytes(content)
-    registrations, methods = [], []
-    for operator, (method, int8) in tflm.METHODS.items():
-        if int8:
-            registrations.append(f'inline TFLMRegistration Register_{operator}_INT8() {{ return {{"{operator}"}}; }}')
-            methods.append(f"  TfLiteStatus {method}(const TFLMRegistration& r) {{ return take(r.name); }}")
-        else:
-            methods.append(f'  TfLiteStatus {method}() {{ return take("{operator}"); }}')
-    folder = tmp_path / "tensorflow/lite/micro"
-    folder.mkdir(parents=True)
-    parts = namespace.split("::")
-    opened, closed = " ".join(f"namespace {part} {{" for part in parts), "}" * len(parts)
-    header = RESOLVER % (opened, "\n".join(registrations), "\n".join(methods), closed)
-    (folder / "micro_mutable_op_resolver.h").write_text(header)
+    tflm_library.write_headers(tmp_path, namespace, int8=not flags)
     (tmp_path / "main.cc").write_text(
-        '#include "model_ops.h"\nint main() {\n  MODEL_OPS_RESOLVER resolver;\n'
-        "  return static_cast<int>(AddModelOps(resolver)) + (resolver.used != MODEL_OPS_COUNT);\n}\n"
+        '#include <cstdio>\n#include "model_ops.h"\nint main() {\n  MODEL_OPS_RESOLVER resolver;\n'
+        "  int failed = static_cast<int>(AddModelOps(resolver)) + (resolver.used != MODEL_OPS_COUNT);\n"
+        "  for (unsigned i = 0; i < resolver.used; i++) std::puts(resolver.added[i]);\n  return failed;\n}\n"
     )
-    subprocess.run(["g++", "-std=c++17", "-Wall", "-I.", "main.cc", "-o", "main"], cwd=tmp_path, check=True)
+    subprocess.run(["g++", "-std=c++17", "-Wall", "-I.", *flags, "main.cc", "-o", "main"], cwd=tmp_path, check=True)
     said = subprocess.run([tmp_path / "main"], check=True, capture_output=True, text=True).stdout
-    assert said.split() == tflm.operators(model)
+    methods = [tflm.METHODS[name][0] for name in tflm.operators(model)]
+    assert said.splitlines() == [tflm_library.added(method, int8=not flags) for method in methods]
 
 
 def test_every_operator_that_is_written_has_a_row():

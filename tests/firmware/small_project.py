@@ -25,8 +25,8 @@ def artifacts(graph: Graph = GRAPH, vectors: int = 6, labels: tuple[str, ...] = 
         tflite=write_tflite(graph),
         kernels=ftm.kernels,
         arena_bytes=ftm.plan.arena_bytes,
-        input=_port(graph, graph.input),
-        output=_port(graph, graph.output),
+        input=port(graph, graph.input),
+        output=port(graph, graph.output),
         labels=labels,
         normalization='inside: give "0..16"',
         golden_inputs=inputs.reshape(vectors, -1),
@@ -34,7 +34,7 @@ def artifacts(graph: Graph = GRAPH, vectors: int = 6, labels: tuple[str, ...] = 
     )
 
 
-def _port(graph: Graph, name: str) -> Port:
+def port(graph: Graph, name: str) -> Port:
     tensor = graph.tensors[name]
     assert tensor.quant is not None
     return Port(shape=tensor.image, scale=tensor.quant.scale, zero_point=tensor.quant.zero_point)

@@ -9,14 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 def check(*arguments: object) -> int:

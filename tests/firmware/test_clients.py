@@ -6,18 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.board.devices import all_devices
 from fedtiny_export.cli import export_main
 from runs import make_run
 
 MEMORY = {"parameters": 40_000, "gradients": 30_000, "momentum": 0, "buffer": 1_000, "activations": 60_000}
 COST = {"memory": MEMORY, "memory_max": 131_000, "memory_paper": 90_000, "flops_max": 1.0}
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 def run_with(folder: Path, cost: object) -> Path:

@@ -8,14 +8,9 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+from commands import call
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
-
-
-def call(main, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module", params=[0.1, 1.0], ids=["sparse", "dense"])

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.board.devices import load_device_file
 from fedtiny_export.board.project import project_files
 from fedtiny_export.cli import check_main, export_main
@@ -61,12 +62,6 @@ USUAL = {
     "stack": 2048,
     "sdk_ram": 0,
 }
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from fedtiny_export.board.devices import load_device
 from fedtiny_export.board.elf import Section, read_image
 from fedtiny_export.board.emulator import PACKAGES
@@ -28,12 +29,6 @@ from small_project import write_export
 
 BOARDS = ["qemu-m0", "qemu-m4", "qemu-rv32", "qemu-xtensa"]
 BITMAP = {kernel: 10**9 * (kernel is not Kernel.CONV_BITMAP) for kernel in Kernel}
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(params=BOARDS)

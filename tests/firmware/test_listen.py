@@ -14,15 +14,10 @@ import zlib
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.board import listen as listening
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from fedtiny_export.assets import asset_root
 from fedtiny_export.board.check import read_log
 from fedtiny_export.board.devices import all_devices, load_device
@@ -14,12 +15,6 @@ from fedtiny_export.board.project import build_settings
 from fedtiny_export.cli import check_main, export_main
 from runs import make_run
 from stand_ins import STRICT
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")

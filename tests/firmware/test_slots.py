@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from commands import call
 from fedtiny_export.assets import asset_root
 from fedtiny_export.board.devices import load_device
 from fedtiny_export.board.elf import read_image
@@ -47,12 +48,6 @@ def test_what_no_firmware_asks_for_costs_no_flash(tmp_path, need_tool):
     write_export(tmp_path, "qemu-m4")
     image = read_image(build(tmp_path, load_device("qemu-m4")).elf, load_device("qemu-m4"))
     assert not [symbol.name for symbol in image.symbols if "slot" in symbol.name]
-
-
-def call(command, *arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        command([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -222,6 +222,48 @@ def every_shape() -> Graph:
     return b.int8(-2.0, 2.0)
 
 
+def one_way_each() -> list[tuple[Graph, Kernel | None]]:
+    """Networks that take one way through the kernels (depth.py), the encoding it takes them in; tables beside some."""
+
+    def conv(width: int, density: float) -> Graph:
+        b = Builder((8, width, 4), 1, density)
+        b.conv(8, low=None)
+        return b.int8(-2.0, 2.0)
+
+    def depthwise(width: int) -> Graph:
+        b = Builder((8, width, 8), 1)
+        b.depthwise(1, (3, 3), pads=(1, 1, 1, 1), low=None)
+        return b.int8(-2.0, 2.0)
+
+    def vectors(density: float, kernel: Kernel) -> list[tuple[Graph, Kernel]]:
+        b = Builder((40,), 1, density)
+        b.dense(7)
+        graph = b.int8()
+        return [(graph, kernel), (clamped(graph, graph.output), kernel)]
+
+    def plain(op: Op, shape: tuple[int, ...] = (8, 8, 4), **fields) -> Graph:
+        b = Builder(shape, 0)
+        b.add(op, **fields)
+        return b.int8()
+
+    def gated(op: Op) -> Graph:
+        b = Builder((8, 8, 4), 1)
+        b.add(op, "input", b.add(Op.LOGISTIC))
+        return b.int8()
+
+    weighted = [(conv(8, 1.0), Kernel.CONV_DENSE), (conv(3, 1.0), Kernel.CONV_DENSE)]
+    weighted += vectors(1.0, Kernel.CONV_DENSE) + vectors(1.0, Kernel.VECTOR)
+    weighted += [(depthwise(width), Kernel.CONV_DENSE) for width in (8, 3)]
+    for kernel in CONV_KERNELS[1:]:
+        weighted += [(conv(8, 0.3), kernel), (conv(5, 0.3), kernel), *vectors(0.3, kernel)]
+    pool = Window((2, 2), (2, 2))
+    bare = [plain(Op.MAX_POOL, window=pool), plain(Op.AVERAGE_POOL, window=pool), plain(Op.MEAN), plain(Op.LOGISTIC)]
+    bare += [plain(Op.SOFTMAX, (10,), settings={"beta": 1.0}), gated(Op.ADD), gated(Op.MUL)]
+    bare.append(plain(Op.RESIZE, settings={"height": 16, "width": 16}))
+    bare.append(plain(Op.PAD, constants={"pads": np.array([[1, 1], [1, 1], [0, 0]])}))
+    return [*weighted, *((graph, None) for graph in bare)]
+
+
 def ic01(density: float, seed: int = 0, block: int = 1) -> Graph:
     """MLPerf Tiny's image classification network with random weights, the first convolution dense."""
     b = Builder((32, 32, 3), seed, block=block)

@@ -21,6 +21,7 @@ from ..ftm import sparse
 from ..ftm.abi import Kernel
 from ..ftm.code_sizes import BoardSizes, CodeSizes, load_board_sizes, load_code_sizes, table_cpu
 from ..ftm.cost import executed_macs, nominal_macs, planned_instructions
+from ..ftm.depth import ways
 from ..ftm.file import Ftm, kernels_for, lay_out
 from ..ftm.optimize import break_even
 from ..graph.evaluate import Accuracy
@@ -297,7 +298,7 @@ def plan_figures(device: Device, ftm: Ftm, tables: Mapping[str, int], instructio
     reserve, arena = device.reserve, ftm.plan.arena_bytes
     code = sizes.runtime_bytes(ftm.kernels) + (board.code if board else 0) if sizes else None
     static = board.static if board else 0
-    stack_used = sizes.stack_bytes(ftm.kernels) if sizes else None
+    stack_used = sizes.stack_bytes(ways(ftm)) if sizes else None
     stack_kept = reserve.stack_bytes if reserve.stack_bytes is not None else (stack_used or 0)
     sdk_flash, sdk_ram = reserve.sdk_flash_bytes or 0, reserve.sdk_ram_bytes or 0
     flash_total = model_bytes + sum(tables.values()) + (code or 0) + sdk_flash

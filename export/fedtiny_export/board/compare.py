@@ -77,7 +77,7 @@ def check_folder(
     """Measure an export and compare with its plan; write the renewed report and any outputs asked for."""
     report = load_report(folder)
     if report.runtime != "ft":
-        raise FedtinyError(f"{folder} was exported for the runtime {report.runtime}, without a firmware to check")
+        raise FedtinyError(f"{folder} is for the runtime {report.runtime}, whose firmware cannot be checked here")
     device = _device(folder, report)
     model_path = folder / "model.ftm"
     model = guarded(model_path, "a readable model", model_path.read_bytes)

@@ -27,7 +27,10 @@ from .selftest import Step, c_words, golden_names
 
 PLATFORMIO, PLAIN = "platformio", "plain"
 LIBRARY, PLAIN_LIBRARY = PurePosixPath("lib/fedtiny"), PurePosixPath("fedtiny")
-USER_FILES = ("src", "platformio.ini", "zephyr", "app")  # written once, then the user's
+USER_FILES = (  # written once, then the user's
+    *("src", "platformio.ini", "zephyr", "app", "test"),
+    *("CMakeLists.txt", "partitions.csv", "sdkconfig.defaults"),  # ESP-IDF's
+)
 GENERATED_FOLDERS = ("lib/fedtiny", "platforms/fedtiny_emulator", "fedtiny")
 SUPPORT = "platforms/fedtiny_emulator/support"
 WORD_FLASH_CPUS = ("xtensa-lx106",)  # constants in flash can only be read as aligned words
@@ -157,9 +160,12 @@ def write_project(folder: Path, device: Device, artifacts: Artifacts, kind: str 
         if (folder / name).exists():
             shutil.rmtree(folder / name)
     files = plain_files(device, artifacts) if kind == PLAIN else project_files(device, artifacts)
+    write_files(folder, {path: content for path, content in files.items() if path.parts[0] not in keep})
+
+
+def write_files(folder: Path, files: Mapping[PurePosixPath, bytes]) -> None:
+    """Write files and the folders that they lie in."""
     for path, content in files.items():
-        if path.parts[0] in keep:
-            continue
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
@@ -173,7 +179,7 @@ def kind_of(folder: Path) -> str:
 def plain_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
     """The runtime, the model and an application as C files for any build system."""
     names = {**_board_names(device), **_model_names(artifacts)}
-    found = {path: _fill(template, names) for path, template in _templates(("common", "plain"))}
+    found = {path: fill(template, names) for path, template in _templates(("common", "plain"))}
     found.update(_runtime_files())
     return {
         PLAIN_LIBRARY / path.relative_to(LIBRARY) if path.is_relative_to(LIBRARY) else path: content
@@ -192,7 +198,7 @@ def _runtime_files() -> Iterator[tuple[PurePosixPath, bytes]]:
 def project_files(device: Device, artifacts: Artifacts) -> dict[PurePosixPath, bytes]:
     """Every file of a PlatformIO project with its bytes; the same arguments give the same bytes."""
     names = {**_board_names(device), **_model_names(artifacts)}
-    files = {path: _fill(template, names) for path, template in _templates(_layers(device))}
+    files = {path: fill(template, names) for path, template in _templates(_layers(device))}
     files.update(_runtime_files())
     files[LIBRARY / "library.json"] = _library_json(asset_root() / "firmware" / "library.json", device)
     files.update(_emulator_files(device) if device.emulator is not None else {})
@@ -203,8 +209,9 @@ def changed_user_files(folder: Path, device: Device) -> list[str]:
     """The user's files of a project that are no longer, or not yet, as an export writes them."""
     names = _board_names(device)
     every = _templates(_layers(device))
-    written = {path: _fill(text, names) for path, text in every if path.parts[0] in USER_FILES}
-    there = [p for name in USER_FILES for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
+    ours = [name for name in USER_FILES if name != "test"]  # tests are a firmware of their own
+    written = {path: fill(text, names) for path, text in every if path.parts[0] in ours}
+    there = [p for name in ours for p in ((folder / name), *(folder / name).rglob("*")) if p.is_file()]
     found = {PurePosixPath(path.relative_to(folder).as_posix()): path.read_bytes() for path in there}
     return sorted(str(path) for path in written.keys() | found.keys() if written.get(path) != found.get(path))
 
@@ -212,8 +219,13 @@ def changed_user_files(folder: Path, device: Device) -> list[str]:
 def _templates(layers: Iterable[str]) -> Iterator[tuple[PurePosixPath, str | bytes]]:
     """Every file of these layers: text to fill in, or bytes as they are; a later layer replaces an earlier."""
     for layer in layers:
-        for path, content in _files(asset_root() / "firmware" / "templates" / "platformio" / layer):
-            yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
+        yield from templates_in(asset_root() / "firmware" / "templates" / "platformio" / layer)
+
+
+def templates_in(folder: Path) -> Iterator[tuple[PurePosixPath, str | bytes]]:
+    """Every file of a folder of templates: text to fill in for those ending in `.in`, which is left out, or bytes."""
+    for path, content in _files(folder):
+        yield (path.with_suffix(""), content.decode("utf-8")) if path.suffix == ".in" else (path, content)
 
 
 def _layers(device: Device) -> tuple[str, ...]:
@@ -238,7 +250,8 @@ def _files(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             yield PurePosixPath(path.relative_to(folder).as_posix()), path.read_bytes()
 
 
-def _fill(content: str | bytes, names: Mapping[str, str]) -> bytes:
+def fill(content: str | bytes, names: Mapping[str, str]) -> bytes:
+    """Text with its names filled in; bytes as they are."""
     return content if isinstance(content, bytes) else Template(content).substitute(names).encode("utf-8")
 
 
@@ -251,6 +264,7 @@ def _board_names(device: Device) -> dict[str, str]:
         "platform": pio.platform if pio else "",
         "pio_board": pio.board if pio else "",
         "framework": pio.framework if pio else "",
+        "emulator": "\n".join(f"  {part}" for part in device.emulator.command("")[:-1]) if device.emulator else "",
         "arena_room": str(_arena_room(device)),
         "options": "".join(f"\n{option}" for option in pio.options) if pio else "",
     }
@@ -269,27 +283,33 @@ def _arena_room(device: Device) -> int:
 
 
 def _model_names(artifacts: Artifacts) -> dict[str, str]:
-    given, made = artifacts.input, artifacts.output
     return {
+        **contract_names(artifacts.input, artifacts.output, artifacts.normalization),
         "format_version": str(abi.VERSION),
         "model_bytes": str(len(artifacts.ftm)),
         "model_crc32": f"{zlib.crc32(artifacts.ftm):#010x}",
         "arena_bytes": str(artifacts.arena_bytes),
+        "label_count": str(len(artifacts.labels)),
+        "model_words": c_words(artifacts.ftm),
+        "label_text": label_rows(artifacts.labels),
+        "kernel_rows": _kernel_rows(artifacts.kernels),
+        **golden_names(artifacts.golden_inputs, artifacts.golden_outputs, artifacts.steps),
+    }
+
+
+def contract_names(given: Port, made: Port, normalization: str) -> dict[str, str]:
+    """What templates name of the model's input and output."""
+    return {
         "input_height": str(given.shape[0]),
         "input_width": str(given.shape[1]),
         "input_channels": str(given.shape[2]),
         "input_bytes": str(given.elements),
         "input_scale": _c_float(given.scale),
         "input_zero_point": str(given.zero_point),
-        "normalization": _c_text(artifacts.normalization),
+        "normalization": _c_text(normalization),
         "output_bytes": str(made.elements),
         "output_scale": _c_float(made.scale),
         "output_zero_point": str(made.zero_point),
-        "label_count": str(len(artifacts.labels)),
-        "model_words": c_words(artifacts.ftm),
-        "label_text": _c_labels(artifacts.labels),
-        "kernel_rows": _kernel_rows(artifacts.kernels),
-        **golden_names(artifacts.golden_inputs, artifacts.golden_outputs, artifacts.steps),
     }
 
 
@@ -310,7 +330,9 @@ def _label_text(labels: Iterable[str]) -> bytes:
     return text + bytes(-len(text) % 4) if text else bytes(4)
 
 
-def _c_labels(labels: Iterable[str]) -> str:
+def label_rows(labels: Iterable[str]) -> str:
+    """The labels' bytes as the inside of a C array, one label a line."""
+
     def character(byte: int) -> str:
         return f"'{chr(byte)}'" if 0x20 <= byte < 0x7F and chr(byte) not in "'\\" else str(byte)
 

@@ -46,9 +46,9 @@ class CodeSizes:
         costs: dict[Kernel | frozenset[Kernel], int] = {kernel: self.parts[kernel.name.lower()] for kernel in Kernel}
         return costs | {frozenset(users): self.parts[part] for part, users in _SHARED.items()}
 
-    def stack_bytes(self, kernels: Iterable[Kernel]) -> int | None:
-        """The deepest stack of running these kernels, from the board's main on; None where it was not measured."""
-        return max((self.stacks[kernel.name.lower()] for kernel in kernels), default=None) if self.stacks else None
+    def stack_bytes(self, ways: Iterable[str]) -> int | None:
+        """The deepest stack of these ways through the kernels, from main on; None where it was not measured."""
+        return max((self.stacks[way] for way in ways), default=None) if self.stacks else None
 
     def runtime_parts(self, kernels: Iterable[Kernel]) -> dict[str, int]:
         """Opening, running and the kernels given, with what those share: bytes by part."""

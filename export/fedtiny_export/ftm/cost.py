@@ -93,7 +93,7 @@ def _conv_features(plan: Plan, node: Node, kernel: Kernel) -> dict[str, int]:
     passes = -(-height // rows)
     counts = {"passes": passes, "lines": channels * passes, "line_rows": channels * height}
     counts |= _window_features(graph, node, rows, passes)
-    quick = _quick_channels(graph, node)
+    quick = quick_shifts(graph, node)
     if kernel is Kernel.DEPTHWISE:
         return counts | _depthwise_features(graph, node, quick, passes)
     pairs = _pairs(graph, node)
@@ -118,7 +118,7 @@ def _conv_features(plan: Plan, node: Node, kernel: Kernel) -> dict[str, int]:
 
 def _vector_features(graph: Graph, node: Node, kernel: Kernel) -> dict[str, int]:
     channels, count = node.constants["weight"].shape[0], node.constants["weight"][0].size
-    slow = int((~_quick_channels(graph, node)).sum())
+    slow = int((~quick_shifts(graph, node)).sum())
     if kernel is Kernel.VECTOR:
         blocks = -(-channels // VECTOR_CHANNELS)
         counts = {"vector_words": blocks * (count // 4), "vector_tails": blocks * (count % 4), "vector_blocks": blocks}
@@ -163,8 +163,8 @@ def _pairs(graph: Graph, node: Node) -> NDArray[np.bool_]:
     return np.asarray(weight.reshape(weight.shape[0], -1, 2).any(axis=-1))
 
 
-def _quick_channels(graph: Graph, node: Node) -> NDArray[np.bool_]:
-    """Output channels that one multiply-add rescales: see ft_quick in the runtime."""
+def quick_shifts(graph: Graph, node: Node) -> NDArray[np.bool_]:
+    """Output channels that one multiply-add rescales, as far as factor and limits say: see ft_quick in the runtime."""
     _, shifts = conv_multipliers(node, graph.tensors)
     full = activation_limits(node, graph.tensors[node.output]) == (-128, 127)
     return np.asarray((shifts <= -1) & (shifts >= -22) & full)

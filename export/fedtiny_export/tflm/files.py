@@ -1,6 +1,6 @@
 """What a firmware with TensorFlow Lite Micro needs beside the model: its bytes as C, its operators, its arena.
 
-The C files are templates under `firmware/templates/tflm`. The arena is what the interpreter takes here, in the
+The C files are templates under `firmware/templates/tflm/model`. The arena is what the interpreter takes here, in the
 package `tflite-micro`: its records hold pointers of 64 bits, so a microcontroller takes less.
 """
 
@@ -67,7 +67,7 @@ def tflm_files(model: bytes, arena_bytes: int | None) -> dict[str, bytes]:
         "op_count": str(len(operators(model))),
         "op_rows": "\n".join(_op_row(name) for name in operators(model)),
     }
-    folder = asset_root() / "firmware" / "templates" / "tflm"
+    folder = asset_root() / "firmware" / "templates" / "tflm" / "model"
     files = (DATA_HEADER, DATA_SOURCE, OPS_HEADER)
     return {name: Template((folder / f"{name}.in").read_text()).substitute(names).encode() for name in files}
 
@@ -83,7 +83,8 @@ def _op_row(name: str) -> str:
     if name not in METHODS:
         raise FedtinyError(f"operator {name} has no row in the op resolver of TensorFlow Lite Micro")
     method, int8 = METHODS[name]
-    return f"  TF_LITE_ENSURE_STATUS(resolver.{method}({f'Register_{name}_INT8()' if int8 else ''}));"
+    registration = f"MODEL_OPS_INT8(Register_{name}_INT8())" if int8 else ""
+    return f"  TF_LITE_ENSURE_STATUS(resolver.{method}({registration}));"
 
 
 def _rows(data: bytes) -> str:

@@ -26,11 +26,11 @@ from ..ftm.plan import activation_plan
 from ..graph.evaluate import Accuracy
 from ..graph.ir import WEIGHTED, Graph, Node
 from .decode import decoded_bytes, encode
+from .project import status_note
 
 NOTES = (
     "TensorFlow Lite Micro's code is not counted: it comes on top of flash.model",
     "ram.arena is planned for activations only: the interpreter keeps its own records in the arena beside them",
-    "no firmware project is written for this runtime",
 )
 MEASURED_NOTE = "ram.arena was measured on a 64-bit machine: an upper bound, since 32-bit pointers take less"
 DECODED_NOTE = "weights are decoded into the arena while their layer runs; only TensorFlow Lite Micro runs this file"
@@ -73,7 +73,11 @@ def make_tflm_report(
         ),
         arena_lower_bound=plan.lower_bound,
         advice=_advice(device, figures, model_bytes, plan.arena_bytes),
-        notes=(*NOTES, *((MEASURED_NOTE,) if measured is not None else ()), *((DECODED_NOTE,) if decode else ())),
+        notes=(
+            *(*NOTES, status_note(device, decode=decode)),
+            *((MEASURED_NOTE,) if measured is not None else ()),
+            *((DECODED_NOTE,) if decode else ()),
+        ),
     )
 
 
