@@ -39,8 +39,10 @@ th:first-child,td:first-child,td.t,th.t{text-align:left}svg{display:block;width:
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .soft{fill:var(--soft)}
 .legend span{margin-right:.9rem;white-space:nowrap}.legend i{display:inline-block;width:.7em;height:.7em;
 margin-right:.35em}
-@media(max-width:600px){body{padding:.8rem}table{font-size:.74rem}th,td{padding:.2rem .3rem}th{white-space:normal}
-th:first-child,td:first-child{position:sticky;left:0;background:var(--bg);box-shadow:inset 0 -1px var(--line)}}
+@media(max-width:600px){body{padding:.8rem}table,tbody{display:block}tr{display:grid;grid-template-columns:1fr 1fr;
+padding:.3rem 0;border-bottom:1px solid var(--line)}tr:first-child,td:empty{display:none}
+td,td.t{border:0;padding:0 .3rem;text-align:left;white-space:normal;overflow-wrap:anywhere}
+td:first-child{grid-column:1/3;font-weight:600}td+td::before{content:attr(data-is) " ";color:var(--soft)}}
 """
 
 
@@ -94,11 +96,14 @@ def _arena_svg(buffers: Sequence[ArenaBuffer], names: Sequence[str]) -> str:
 
 
 def _html_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        sides = [' class="t"' if name in TEXT_COLUMNS else "" for name in header]
-        return "".join(f"<{tag}{side}>{escape(cell)}</{tag}>" for side, cell in zip(sides, row, strict=True))
-
-    head, lines = cells("th", header), [f"<tr>{cells('td', row)}</tr>" for row in body]
+    """A table; on a narrow screen each row is a block, and each cell says its column's name."""
+    sides = [' class="t"' if name in TEXT_COLUMNS else "" for name in header]
+    head = "".join(f"<th{side}>{escape(name)}</th>" for side, name in zip(sides, header, strict=True))
+    lines = []
+    for row in body:
+        cells = zip(sides, header, row, strict=True)
+        made = "".join(f'<td{side} data-is="{escape(name)}">{escape(cell)}</td>' for side, name, cell in cells)
+        lines.append(f"<tr>{made}</tr>")
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
