@@ -27,10 +27,10 @@ CONVERT = """
 import sys
 from pathlib import Path
 from fedtiny_export.tflite.by_tensorflow import convert
-from fedtiny_export.export import quantized
+from fedtiny_export.export import quantized, settled
 from fedtiny_export.source import read_source
 source = read_source(Path(sys.argv[1]), calibration=None, evaluation=None)
-Path(sys.argv[2]).write_bytes(convert(source.graph, quantized(source)))
+Path(sys.argv[2]).write_bytes(convert(settled(source), quantized(source)))
 """
 
 

@@ -1,9 +1,9 @@
 """What reference models take on every emulated processor, guarded: benchmarks/footprint.json is committed, and a test
 fails where code, model, arena, stack or instructions have grown by more than 1 % since.
 
-Models are int8 files in benchmarks/models/, and two of MLPerf Tiny's networks (image classification and anomaly
-detection) with random weights, whose cost depends on their number and not on their values. Beside them stand TensorFlow
-Lite Micro's own figures where they are known (benchmarks/incumbent.json, which says where they come from).
+Models are trained ones, int8 files in benchmarks/models/ (docs/benchmarks.md says how they were made), and MLPerf
+Tiny's autoencoder with random weights, whose cost depends on their number and not on their values. Beside them stand
+TensorFlow Lite Micro's figures where they are known (benchmarks/incumbent.json, which says where they come from).
 
     python benchmarks/footprint.py [MODEL ...]    # measures, prints, and renews the committed rows
     python benchmarks/footprint.py --check        # exits 1 if something has grown by more than 1 %
@@ -26,7 +26,7 @@ from fedtiny_export.tflite.read import read_tflite
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "support"))
-from networks import ad01, ic01  # noqa: E402
+from networks import ad01  # noqa: E402
 from projects import built_and_run  # noqa: E402
 
 TABLE = HERE / "footprint.json"
@@ -35,29 +35,30 @@ MAIN_BOARD = "qemu-m4"
 BOARDS = tuple(device.id for device in all_devices() if device.emulator)
 FIGURES = ("code", "model", "arena", "stack", "instructions")
 GROWTH = 0.01
-# Networks with random weights, by density; each stands beside the incumbent's row of the same architecture.
+# Networks with random weights, by density.
 RANDOM = {
-    "ic01-random-100": (ic01, 1.0),
-    "ic01-random-10": (ic01, 0.1),
-    "ic01-random-1": (ic01, 0.01),
-    "ad01-random-100": (ad01, 1.0),
-    "ad01-random-10": (ad01, 0.1),
+    "ad01-random-100": 1.0,
+    "ad01-random-10": 0.1,
 }
 
 Row = dict[str, int]
 
 
 def models() -> dict[str, tuple[str, ...]]:
-    """Every reference model and the boards it is measured on: files on all, large networks on one."""
-    files = sorted((HERE / "models").glob("*.tflite"))
-    return {path.stem: BOARDS for path in files} | dict.fromkeys(RANDOM, (MAIN_BOARD,))
+    """Every reference model and the boards it is measured on: one where it is of an incumbent's architecture."""
+    names = [path.stem for path in sorted((HERE / "models").glob("*.tflite"))] + list(RANDOM)
+    return {name: (MAIN_BOARD,) if architecture(name) in read_incumbent() else BOARDS for name in names}
+
+
+def architecture(name: str) -> str:
+    """What a model's name begins with, which is the name of the incumbent's row of the same architecture."""
+    return name.split("-")[0]
 
 
 def load_model(name: str) -> Graph:
     """The int8 network as the exporter hands it to the runtime."""
     if name in RANDOM:
-        network, density = RANDOM[name]
-        return network(density)
+        return ad01(RANDOM[name])
     return reduce_graph(read_tflite(HERE / "models" / f"{name}.tflite"))
 
 
@@ -124,7 +125,7 @@ def main() -> None:
     for name, boards in models().items():
         if options.models and name not in options.models:
             continue
-        incumbent = read_incumbent().get(name.split("-")[0])
+        incumbent = read_incumbent().get(architecture(name))
         if incumbent:
             show("TFLite Micro", MAIN_BOARD, incumbent)
         for board in boards:

@@ -1,9 +1,10 @@
 """MLPerf Tiny's networks on the emulated Cortex-M4, some of them at several densities, beside TFLite Micro.
 
-Weights are random (the first convolution is dense) unless a file is named: what is measured does not depend on their
-values, but accuracy is no subject here. TFLite Micro's figures were measured once (benchmarks/incumbent.json); they are
-the same at every density, because it stores and multiplies zeros. Cycles are a model's, never measured: instructions
-as counted, each at the cost that firmware/boards/qemu/count.c gives, memory without wait states.
+Image classification is the networks trained at 100, 10, 5 and 1 % density that lie in benchmarks/models; DS-CNN, the
+autoencoder and densities that are named have random weights (the first convolution is dense). TFLite Micro's figures
+were measured once (benchmarks/incumbent.json); they are the same at every density, because it stores and multiplies
+zeros. Cycles are a model's, never measured: instructions as counted, each at the cost that
+firmware/boards/qemu/count.c gives, memory without wait states.
 
     python benchmarks/runtime.py [--out result.json] [DENSITY | DENSITYx2 | ds-cnn | ad01-DENSITY | FILE.tflite ...]
 
@@ -20,8 +21,10 @@ from fedtiny_export.board.devices import load_device
 from fedtiny_export.graph.ir import Graph
 from fedtiny_export.graph.reduce import reduce_graph
 from fedtiny_export.tflite.read import read_tflite
-from footprint import FIGURES, MAIN_BOARD, measure_row, read_incumbent  # makes the next line find its file
+from footprint import FIGURES, HERE, MAIN_BOARD, measure_row, read_incumbent  # makes the next line find its file
 from networks import ad01, dscnn, ic01
+
+TRAINED = [str(HERE / "models" / f"ic01-{percent}.tflite") for percent in (100, 10, 5, 1)]
 
 
 def network(name: str) -> Graph:
@@ -39,7 +42,7 @@ def network(name: str) -> Graph:
 def main() -> None:
     """Measure each network; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=["1", "0.1", "0.05", "0.01", "ds-cnn", "ad01-1", "ad01-0.1"])
+    parser.add_argument("networks", nargs="*", default=[*TRAINED, "ds-cnn", "ad01-1", "ad01-0.1"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = load_device(MAIN_BOARD)

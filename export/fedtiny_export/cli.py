@@ -102,9 +102,10 @@ def _add_quantising(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ranges",
-        default="minmax",
+        default="auto",
         metavar="WAY",
-        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration",
+        help="activation ranges: minmax, percentile:SHARE or mse, of the run's histograms or the calibration "
+        "(default: mse where there are histograms, else minmax)",
     )
     parser.add_argument("--equalize", action="store_true", help="equalise channels between layers (calibration)")
     parser.add_argument("--correct-bias", action="store_true", help="take back shifts of means (calibration)")

@@ -21,6 +21,9 @@ class FedtinyError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class UsageError(FedtinyError):
     """What was asked for does not exist."""
@@ -44,6 +47,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' (did you mean X?)' for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def printable(text: str) -> str:
+    """Text that may hold names from anybody's file as one line that tells a terminal nothing but characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def run_command(command: Callable[[], int]) -> int:

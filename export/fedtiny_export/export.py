@@ -33,9 +33,10 @@ from .graph.evaluate import Accuracy, accuracy, to_int8
 from .graph.ir import Graph
 from .graph.reduce import reduce_graph
 from .quant.bias import correct_biases
-from .quant.calibration import MINMAX
+from .quant.calibration import AUTO
 from .quant.explain import LayerNoise, explain
 from .quant.quantize import quantize
+from .quant.still import settle
 from .source import Source, Wishes
 from .tflite.by_tensorflow import convert
 from .tflite.read import parse_tflite
@@ -141,7 +142,7 @@ def _by_tensorflow(source: Source, whole: Graph, runtime: str) -> bytes:
         raise UsageError(f"{source.name} is int8 already: leave out --converter")
     if runtime == DECODE:
         raise UsageError("--runtime tflm-decode is for our own converter: leave out --converter")
-    return convert(source.graph, whole)
+    return convert(settled(source), whole)
 
 
 def _noise(source: Source, whole: Graph) -> tuple[LayerNoise, ...]:
@@ -165,15 +166,20 @@ def quantized(source: Source) -> Graph:
     """The int8 network, before any reduction."""
     if source.is_int8:
         return source.graph
-    graph = quantize(source.graph, source.ranges)
+    graph = quantize(settled(source), source.ranges)
     if source.wishes.correct_bias and source.calibration is not None:
         return correct_biases(source.graph, graph, source.calibration)
     return graph
 
 
+def settled(source: Source) -> Graph:
+    """The float network with weights that take still channels as int8 holds them."""
+    return settle(source.graph, quantize(source.graph, source.ranges))
+
+
 def _quantisation_notes(wishes: Wishes, converter: str) -> tuple[str, ...]:
     said = ["model.tflite is TensorFlow's own conversion of the same network"] if converter == TENSORFLOW else []
-    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != MINMAX else []
+    said += [f"activation ranges: {wishes.ranges}"] if wishes.ranges != AUTO else []
     said += ["channels were equalised between layers"] if wishes.equalize else []
     return tuple(said + (["biases were corrected"] if wishes.correct_bias else []))
 

@@ -15,7 +15,7 @@ from .graph.evaluate import Samples, read_samples
 from .graph.ir import Graph
 from .graph.passes import simplify
 from .onnx_in.read import read_onnx
-from .quant.calibration import MINMAX, Choice, choose_ranges, observe, read_ranges
+from .quant.calibration import AUTO, Choice, choose_ranges, observe, read_ranges
 from .quant.equalize import equalize
 from .tflite.read import read_tflite
 from .untrusted import read_json_object
@@ -27,7 +27,7 @@ MAX_LABELS = 1000
 class Wishes:
     """How a float network is to be quantised."""
 
-    ranges: Choice = MINMAX
+    ranges: Choice = AUTO
     equalize: bool = False
     correct_bias: bool = False
 

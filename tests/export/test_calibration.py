@@ -88,7 +88,9 @@ def test_the_federations_histograms_and_samples_go_the_same_way(tmp_path):
         for name, o in found.items()
     }
     (tmp_path / "ranges.json").write_text(json.dumps(content))
-    for way in ("minmax", "percentile:99", "mse"):
+    assert choose_ranges(graph, found) == choose_ranges(graph, found, Choice("mse"))
+    assert choose_ranges(graph, found) != choose_ranges(graph, found, Choice("minmax"))
+    for way in ("auto", "minmax", "percentile:99", "mse"):
         choice = read_choice(way)
         ranges = choose_ranges(graph, found, choice)
         assert choose_ranges(graph, read_ranges(tmp_path / "ranges.json"), choice) == ranges
@@ -104,6 +106,7 @@ def test_a_range_without_a_histogram_can_only_be_taken_whole():
     graph = _network()
     known = {name: Observed(-1.0, 1.0) for name in graph.tensors}
     assert set(choose_ranges(graph, known).values()) == {(-1.0, 1.0)}
+    assert set(choose_ranges(graph, known, Choice("minmax")).values()) == {(-1.0, 1.0)}
     with pytest.raises(FedtinyError, match=r"tensor t0 has no histogram: export with --ranges minmax"):
         choose_ranges(graph, known, Choice("mse"))
 
@@ -118,7 +121,7 @@ def test_other_ways_are_refused(text):
     if text == "percentile:":
         assert read_choice(text) == Choice("percentile", 99.99)
         return
-    with pytest.raises(UsageError, match=f"--ranges {text}: give minmax, percentile:SHARE or mse"):
+    with pytest.raises(UsageError, match=f"--ranges {text}: give auto, minmax, percentile:SHARE or mse"):
         read_choice(text)
 
 

@@ -91,7 +91,7 @@ def mutated_onnx(data: bytes, random: np.random.Generator) -> bytes:
     names = [name for node in graph.node for name in (*node.input, *node.output)]
     for _ in range(int(random.integers(1, 4))):
         node = graph.node[int(random.integers(0, len(graph.node)))]
-        kind = int(random.integers(0, 9))
+        kind = int(random.integers(0, 14))
         extreme = int(random.choice(EXTREMES))
         if kind == 0 and node.input:
             node.input[int(random.integers(0, len(node.input)))] = str(random.choice(names))  # cycles too
@@ -117,8 +117,21 @@ def mutated_onnx(data: bytes, random: np.random.Generator) -> bytes:
             dims[int(random.integers(0, len(dims)))].dim_value = extreme
         elif kind == 7:
             graph.initializer[int(random.integers(0, len(graph.initializer)))].data_type = int(random.integers(0, 20))
-        else:
+        elif kind == 8:
             graph.node.append(copy.deepcopy(node))
+        elif kind == 9 and len(graph.node) > 1:
+            graph.node.remove(node)
+        elif kind == 10:
+            graph.output[0].name = str(random.choice(names))
+        elif kind == 11:
+            model.opset_import[0].version = extreme
+        elif kind == 12:  # weights that lie in another file, which may be anybody's
+            weight = graph.initializer[int(random.integers(0, len(graph.initializer)))]
+            weight.data_location = onnx.TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value=str(random.choice(["../../etc/passwd", "m.onnx", "/", ""])))
+        elif node.attribute:
+            item = node.attribute[int(random.integers(0, len(node.attribute)))]
+            item.type = int(random.integers(0, 15))
     return model.SerializeToString()
 
 
@@ -129,7 +142,7 @@ def mutated_tflite(data: bytes, random: np.random.Generator) -> bytes:
     for _ in range(int(random.integers(1, 4))):
         operator = sub.operators[int(random.integers(0, len(sub.operators)))]
         tensor = sub.tensors[int(random.integers(0, len(sub.tensors)))]
-        kind, extreme = int(random.integers(0, 8)), int(random.choice(EXTREMES))
+        kind, extreme = int(random.integers(0, 13)), int(random.choice(EXTREMES))
         if kind == 0:
             places = [int(i) for i in operator.inputs]
             places[int(random.integers(0, len(places)))] = int(random.integers(-2, len(sub.tensors) + 2))
@@ -151,6 +164,18 @@ def mutated_tflite(data: bytes, random: np.random.Generator) -> bytes:
             scale[0] = random.choice(np.array([0.0, -1.0, np.nan, np.inf, 1e-38, 1e38, 1e-5, 100.0], np.float32))
             tensor.quantization.scale = scale
             tensor.quantization.zeroPoint = np.array([extreme] * len(tensor.quantization.zeroPoint), np.int64)
+        elif kind == 7:
+            held = model.buffers[int(random.integers(0, len(model.buffers)))]
+            held.data = np.frombuffer(damaged(bytes(held.data), random), np.uint8) if held.data is not None else None
+        elif kind == 8 and len(sub.operators) > 1:
+            sub.operators.remove(operator)
+        elif kind == 9:
+            sub.operators.insert(int(random.integers(0, len(sub.operators))), operator)
+        elif kind == 10:
+            ends = np.array([int(random.integers(-1, len(sub.tensors) + 1))], np.int32)
+            sub.inputs, sub.outputs = (ends, sub.outputs) if random.random() < 0.5 else (sub.inputs, ends)
+        elif kind == 11 and tensor.quantization is not None:
+            tensor.quantization.quantizedDimension = extreme
         elif operator.builtinOptions is not None:
             fields = [k for k, v in vars(operator.builtinOptions).items() if type(v) is int]
             if fields:

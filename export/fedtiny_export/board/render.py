@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ..errors import printable
 from ..quant.explain import worst
 from .budget import Figure, Layer, Report
 from .clients import client_text
@@ -191,7 +192,7 @@ def plain_text(report: Report) -> str:
         "",
         *_summary(report),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _summary(report: Report) -> list[str]:

@@ -23,8 +23,9 @@ _SLIDING = frozenset({Op.CONV, Op.DEPTHWISE})
 def simplify(graph: Graph) -> Graph:
     """Fold everything that can be folded; give the rest an operator of its own."""
     folder = _Folder(graph)
-    for node in graph.nodes:
-        folder.take(node)
+    with np.errstate(all="ignore"):  # what is not finite is refused by the Graph
+        for node in graph.nodes:
+            folder.take(node)
     used = {graph.input} | {node.output for node in folder.nodes}
     tensors = {name: tensor for name, tensor in graph.tensors.items() if name in used}
     return replace(graph, nodes=tuple(folder.nodes), tensors=tensors)

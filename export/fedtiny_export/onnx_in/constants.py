@@ -13,6 +13,7 @@ from ..errors import FedtinyError
 from ..graph.ir import Array
 from .reader import Attributes, OnnxReader, called, read_constant
 
+MAX_SIDES = 8
 MAX_FOLDED = 1 << 10  # shapes and small tables; weights are never computed here
 FOLDED = frozenset(
     {"Cast", "Concat", "Constant", "ConstantOfShape", "Gather", "Identity", "Mul", "Reshape", "Shape", "Slice"}
@@ -96,6 +97,8 @@ def _sliced(node: Any, values: list[Array]) -> Array:
 
 def _filled(node: Any, attributes: Attributes, shape: Array) -> Array:
     sides = [int(side) for side in np.ravel(shape)]
+    if len(sides) > MAX_SIDES:
+        raise FedtinyError(f"operator {called(node)} makes a constant of {len(sides)} sides; the limit is {MAX_SIDES}")
     if min(sides, default=1) < 0 or int(np.prod(sides, dtype=object)) > MAX_FOLDED:
         raise FedtinyError(f"operator {called(node)} makes a constant of shape {sides}; the limit is {MAX_FOLDED:,}")
     value = read_constant(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)

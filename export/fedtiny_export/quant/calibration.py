@@ -26,27 +26,30 @@ MAX_BINS = 2048  # of one that was read: both ends of a range are tried at every
 MOST_COUNTED = 1 << 53
 STEPS = 255
 DEFAULT_PERCENTILE = 99.99
-WAYS = "minmax, percentile:SHARE or mse"
+WAYS = "auto, minmax, percentile:SHARE or mse"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which part of the values a range covers: `minmax`, `percentile` (of `share` per cent) or `mse`."""
+    """Which part of the values a range covers: `minmax`, `percentile` (of `share` per cent) or `mse`.
 
-    way: str = "minmax"
+    `auto` is mse where there is a histogram, else minmax.
+    """
+
+    way: str = "auto"
     share: float = 100.0
 
     def __str__(self) -> str:
         return f"percentile:{self.share:g}" if self.way == "percentile" else self.way
 
 
-MINMAX = Choice()
+AUTO, MINMAX = Choice(), Choice("minmax")
 
 
 def read_choice(text: str) -> Choice:
     """The value of --ranges."""
     way, _, share = text.partition(":")
-    if way in ("minmax", "mse") and not share:
+    if way in ("auto", "minmax", "mse") and not share:
         return Choice(way)
     try:
         wanted = float(share) if share else DEFAULT_PERCENTILE
@@ -116,7 +119,7 @@ def observe(graph: Graph, samples: Samples, *, histograms: bool) -> dict[str, Ob
 
 
 def choose_ranges(
-    graph: Graph, observed: Mapping[str, Observed], choice: Choice = MINMAX
+    graph: Graph, observed: Mapping[str, Observed], choice: Choice = AUTO
 ) -> dict[str, tuple[float, float]]:
     """The range of every tensor that something is known of."""
     ends = (graph.input, graph.output)
@@ -129,6 +132,8 @@ def choose_ranges(
 
 def _cut(name: str, one: Observed, choice: Choice) -> tuple[float, float]:
     if not one.counts:
+        if choice.way == "auto":
+            return one.low, one.high
         raise FedtinyError(f"tensor {name} has no histogram: export with --ranges minmax, or give --calibration")
     if one.first == one.last:
         return one.low, one.high

@@ -32,7 +32,7 @@ def equalize(graph: Graph, samples: Samples) -> Graph:
         before, behind = nodes[first], nodes[second]
         factors = _factors(behind, peaks[first])
         nodes[first] = _divided(before, factors)
-        nodes[second] = _multiplied(behind, factors)
+        nodes[second] = multiplied(behind, factors)
     return replace(graph, nodes=tuple(nodes[node.output] for node in graph.nodes))
 
 
@@ -59,7 +59,7 @@ def _pairs(graph: Graph) -> Iterator[tuple[str, str]]:
         while _lets_through(here) and here.output != graph.output and len(readers.get(here.output, [])) == 1:
             here = readers[here.output][0]
             if here.op in WEIGHTED:
-                if _takes_factors(here, graph.tensors[here.inputs[0]].image[2]):
+                if takes_factors(here, graph.tensors[here.inputs[0]].image[2]):
                     yield node.output, here.output
                 break
             if here.op not in PASSING:
@@ -70,10 +70,14 @@ def _lets_through(node: Node) -> bool:
     return node.low in (None, 0.0) and node.high is None
 
 
-def _takes_factors(node: Node, channels: int) -> bool:
+def takes_factors(node: Node, channels: int) -> bool:
     """Grouped convolutions, and padding that a factor would change, are left alone."""
-    plain = node.op is not Op.CONV or node.constants["weight"].shape[3] == channels
-    return plain and (node.pad_value == 0.0 or not any(node.window.pads))
+    return not grouped(node, channels) and (node.pad_value == 0.0 or not any(node.window.pads))
+
+
+def grouped(node: Node, channels: int) -> bool:
+    """Whether a convolution's channels read only some of the `channels` before it each."""
+    return node.op is Op.CONV and node.constants["weight"].shape[3] != channels
 
 
 def _factors(behind: Node, peaks: Floats) -> Floats:
@@ -95,7 +99,8 @@ def _divided(node: Node, factors: Floats) -> Node:
     return _with(node, {"weight": weight / wide, "bias": node.constants["bias"] / factors})
 
 
-def _multiplied(node: Node, factors: Floats) -> Node:
+def multiplied(node: Node, factors: Floats) -> Node:
+    """The layer with the weights that read channel c multiplied by factor c."""
     weight = node.constants["weight"]
     if node.op is Op.DEPTHWISE:
         wide = np.repeat(factors, weight.shape[0] // len(factors)).reshape(-1, 1, 1, 1)

@@ -34,7 +34,7 @@ def quantize(graph: Graph, ranges: Ranges) -> Graph:
     """Quantise every tensor and constant of a simplified graph."""
     graph, quants = choose_quants(graph, ranges)
     tensors = {name: replace(tensor, quant=quants[name]) for name, tensor in graph.tensors.items()}
-    nodes = [_quantize_node(_without_odd_limits(node), tensors) for node in graph.nodes]
+    nodes = [quantize_node(node, tensors) for node in graph.nodes]
     for node in nodes:
         prove_sums(node, tensors)
     return replace(graph, nodes=tuple(nodes), tensors=tensors)
@@ -45,7 +45,9 @@ def _without_odd_limits(node: Node) -> Node:
     return replace(node, low=None, high=None) if odd_limits(node) else node
 
 
-def _quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
+def quantize_node(node: Node, tensors: Mapping[str, Tensor]) -> Node:
+    """One operator between tensors that have their steps already."""
+    node = _without_odd_limits(node)
     if node.op not in WEIGHTED:
         return replace(node, pad_value=_steps(node.pad_value, node, tensors)) if node.op is Op.PAD else node
     data = tensors[node.inputs[0]].quant
@@ -100,8 +102,21 @@ def check_int8(graph: Graph) -> None:
 def prove_sums(node: Node, tensors: Mapping[str, Tensor]) -> None:
     """Refuse an operator whose 32-bit numbers some input could overflow, by the kernels' own rules."""
     proof = _PROOFS.get(node.op)
-    if proof is not None:
-        proof(node, tensors)
+    if proof is None:
+        return
+    try:
+        with np.errstate(over="ignore"):
+            proof(node, tensors)
+    except (OverflowError, ValueError) as error:  # a ratio of steps that no 32-bit float holds
+        names = " and ".join(f"{name} ({_scale(tensors[name]):.3g})" for name in (*node.inputs, node.output))
+        raise FedtinyError(
+            f"operator {node.name}: its arithmetic cannot take the steps of {names}: are their ranges right?"
+        ) from error
+
+
+def _scale(tensor: Tensor) -> float:
+    assert tensor.quant is not None
+    return tensor.quant.scale
 
 
 def _prove_add(node: Node, tensors: Mapping[str, Tensor]) -> None:

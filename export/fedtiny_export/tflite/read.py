@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import FedtinyError
+from ..errors import FedtinyError, printable
 from ..graph.ir import MAX_ELEMENTS, Array, Graph
 from ..graph.passes import fold_views
 from ..quant.quantize import check_int8
@@ -129,7 +129,7 @@ def _read_operator(reader: TfliteReader, operator: Operator) -> None:
 
 def _enter_tensor(reader: TfliteReader, file: _File, index: int) -> None:
     table = file.subgraph.Tensors(index)
-    name = (table.Name() or b"")[:MAX_TEXT].decode("utf-8", "replace")
+    name = printable((table.Name() or b"")[:MAX_TEXT].decode("utf-8", "replace"))
     shape = tuple(table.Shape(i) for i in range(_count(table.ShapeLength(), 8, "sides of a tensor")))
     if table.Sparsity() is not None or table.IsVariable():
         raise FedtinyError(
