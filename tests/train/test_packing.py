@@ -19,9 +19,8 @@ def test_packed_bytes_by_hand():
     whole = np.ones((100, 200), np.bool_)  # dense; 400 for biases, 400 for multipliers, 100 for shifts
     assert packed_bytes([whole]) == 20_000 + 900
     lonely = np.zeros((2, 20, 20, 1), np.bool_)
-    lonely[0, 0, 0] = (
-        True  # by gaps: 0, value, 799 = 3 * 255 + 34: 6 bytes in 2 words; 8 + 8 + 2 for channels, in words
-    )
+    lonely[0, 0, 0, 0] = True
+    # by gaps: 0, value, 799 = 3 * 255 + 34: 6 bytes in 2 words; 8 + 8 + 2 for channels, in words
     assert packed_bytes([lonely]) == 8 + 20
     # as a dense layer it is dense: the code for those alone is shorter than that for gaps by more than 792 bytes
     assert packed_bytes([lonely.reshape(2, 400)]) == 800 + 20
